@@ -302,3 +302,18 @@ class RowCorruptError(BrokerError):
 class InternalError(BrokerError):
     reason = "INTERNAL"
     text = "internal error; the request id finds its cause in the broker's log"
+
+
+class StartupError(Exception):
+    """
+    The broker cannot start.
+
+    Args:
+        problems: everything that is wrong, each with what to do about it; safe to print.
+        exit_code: 78 for a wrong configuration, keys or files, 69 for a dependency that cannot be reached.
+    """
+
+    def __init__(self, *problems: str, exit_code: int = 78) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+        self.exit_code = exit_code
