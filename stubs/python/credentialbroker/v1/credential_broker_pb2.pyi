@@ -212,34 +212,6 @@ TASK_REQUIREMENT_THREAD: TaskRequirement.ValueType  # 3
 """The task of the thread; `thread_id` is required."""
 Global___TaskRequirement: _TypeAlias = TaskRequirement  # noqa: Y015
 
-class _ScopeOrigin:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ScopeOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScopeOrigin.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    SCOPE_ORIGIN_UNSPECIFIED: _ScopeOrigin.ValueType  # 0
-    """No origin. Never stands in an answer."""
-    SCOPE_ORIGIN_BUILT_IN: _ScopeOrigin.ValueType  # 1
-    """The catalogue built into this version of the broker."""
-    SCOPE_ORIGIN_OVERRIDDEN: _ScopeOrigin.ValueType  # 2
-    """A scope of the built-in catalogue, of which the configuration has replaced fields."""
-    SCOPE_ORIGIN_CONFIGURED: _ScopeOrigin.ValueType  # 3
-    """A scope that exists only in the configuration."""
-
-class ScopeOrigin(_ScopeOrigin, metaclass=_ScopeOriginEnumTypeWrapper):
-    """Where the rule of a scope comes from."""
-
-SCOPE_ORIGIN_UNSPECIFIED: ScopeOrigin.ValueType  # 0
-"""No origin. Never stands in an answer."""
-SCOPE_ORIGIN_BUILT_IN: ScopeOrigin.ValueType  # 1
-"""The catalogue built into this version of the broker."""
-SCOPE_ORIGIN_OVERRIDDEN: ScopeOrigin.ValueType  # 2
-"""A scope of the built-in catalogue, of which the configuration has replaced fields."""
-SCOPE_ORIGIN_CONFIGURED: ScopeOrigin.ValueType  # 3
-"""A scope that exists only in the configuration."""
-Global___ScopeOrigin: _TypeAlias = ScopeOrigin  # noqa: Y015
-
 class _DecisionOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -544,10 +516,8 @@ class ScopeRule(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
-    MIN_LIFETIME_FIELD_NUMBER: _builtins.int
     MAX_LIFETIME_FIELD_NUMBER: _builtins.int
-    ORIGIN_FIELD_NUMBER: _builtins.int
-    PARENT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """Always set. Name of the scope, for example `control_plane.analytics`."""
     description: _builtins.str
@@ -558,14 +528,10 @@ class ScopeRule(_message.Message):
     """Always set."""
     enabled: _builtins.bool
     """Whether the scope is switched on. Calls for one that is off get SCOPE_DISABLED."""
-    origin: Global___ScopeOrigin.ValueType
-    """Always set."""
-    parent: _builtins.str
-    """Name of the scope from which missing fields were taken. Unset for a scope that inherits nothing."""
-    @_builtins.property
-    def min_lifetime(self) -> _duration_pb2.Duration:
-        """Shortest remaining lifetime with which an authorization of this scope is handed out. Unset means no such bound."""
-
+    source: _builtins.str
+    """Always set. Where the consumer that a built-in scope serves stands in openai/codex, or `configuration` for a scope
+    that an operator added.
+    """
     @_builtins.property
     def max_lifetime(self) -> _duration_pb2.Duration:
         """Longest lifetime of an authorization of this scope. Unset means the broker's own limit."""
@@ -578,14 +544,12 @@ class ScopeRule(_message.Message):
         credential: Global___CredentialRequirement.ValueType = ...,
         task: Global___TaskRequirement.ValueType = ...,
         enabled: _builtins.bool = ...,
-        min_lifetime: _duration_pb2.Duration | None = ...,
         max_lifetime: _duration_pb2.Duration | None = ...,
-        origin: Global___ScopeOrigin.ValueType = ...,
-        parent: _builtins.str = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["max_lifetime", b"max_lifetime", "min_lifetime", b"min_lifetime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_lifetime", b"max_lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "description", b"description", "enabled", b"enabled", "max_lifetime", b"max_lifetime", "min_lifetime", b"min_lifetime", "origin", b"origin", "parent", b"parent", "scope", b"scope", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "description", b"description", "enabled", b"enabled", "max_lifetime", b"max_lifetime", "scope", b"scope", "source", b"source", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,9 +606,9 @@ class Decision(_message.Message):
     outcome: Global___DecisionOutcome.ValueType
     """Always set."""
     kind: Global___CredentialKind.ValueType
-    """The kind that would be given. For NEED_TASK the kind if the registration succeeds. Unspecified for REFUSE."""
+    """The kind that would be given. Unspecified for NEED_TASK, where the registration decides, and for REFUSE."""
     reason: Global___DecisionReason.ValueType
-    """Why it would be of this kind. Unspecified for REFUSE."""
+    """Why it would be of this kind. Unspecified where `kind` is."""
     fallback_from: Global___CredentialKind.ValueType
     """The kind that the scope's rule asks for and that would not be given. Unspecified when nothing is downgraded."""
     task_kind: Global___TaskKind.ValueType
@@ -688,7 +652,7 @@ class DecisionStep(_message.Message):
     rule: _builtins.str
     """Always set. What the rule says, in words."""
     matched: _builtins.bool
-    """Whether it matched. Only the last step's does, unless the decision goes on after a registration."""
+    """Whether it matched. Only the last step's does."""
     detail: _builtins.str
     """What was found, for example `mode is AGENT`. May be empty. Never holds a secret."""
     def __init__(
