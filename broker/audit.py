@@ -1,0 +1,152 @@
+"""
+The record of every grant: one JSON object a line, written before the answer leaves.
+
+A line is in the file (and survives the process) when `grant` returns; it is on the disk at most `SYNC_SECONDS` later. When
+it cannot be written nothing is handed out. Grants that are identical but for their moment share a line within one second:
+the first is written before its answer, the others are counted into one more line when the second is over.
+
+The log names credentials by a keyed hash and threads as the caller did; it never holds a secret or a header.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from broker.clock import Clock
+from broker.errors import AuditDownError
+from broker.telemetry import Metrics, logger
+
+SYNC_SECONDS: Final = 0.1
+_MOST_OPEN_GRANTS: Final = 10_000
+_LOG: Final = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What is recorded of one authorization; equal grants within a second share a line."""
+
+    principal: str
+    identity: str
+    generation: int
+    scope: str
+    thread_id: str
+    kind: str
+    reason: str
+    fallback_from: str
+    credential: str
+    """Keyed hash that names the credential without revealing it: the connection tag."""
+
+
+class AuditLog:
+    """The append-only audit file of one process."""
+
+    def __init__(self, path: Path, clock: Clock, metrics: Metrics) -> None:
+        self._path = path
+        self._clock = clock
+        self._metrics = metrics
+        self._file: int | None = None
+        self._sequence = 0
+        self._second = 0
+        self._repeats: dict[Grant, int] = {}
+        self._unsynced = asyncio.Event()
+        self._syncing: asyncio.Task[None] | None = None
+        self._sync_failed = False
+
+    async def open(self) -> None:
+        """Open the file for appending, 0600, and start the syncing."""
+        await asyncio.to_thread(self._open_file)
+        self._syncing = asyncio.create_task(self._sync_forever(), name="audit-sync")
+
+    def _open_file(self) -> None:
+        self._file = os.open(
+            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=0o600
+        )
+
+    async def close(self) -> None:
+        """Write and sync what is left, then close."""
+        if self._syncing is not None:
+            self._syncing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._syncing
+        if self._file is not None:
+            self.flush_repeats(force=True)
+            await asyncio.to_thread(os.fsync, self._file)
+            os.close(self._file)
+            self._file = None
+
+    def grant(self, grant: Grant, request_id: str) -> None:
+        """
+        Record one authorization before it is answered.
+
+        Raises:
+            AuditDownError: it could not be written; the authorization must not be handed out.
+        """
+        second = int(self._clock.now())
+        if second != self._second or len(self._repeats) >= _MOST_OPEN_GRANTS:
+            self.flush_repeats(force=True)
+            self._second = second
+        repeats = self._repeats.get(grant)
+        if repeats is not None and not self._sync_failed:
+            self._repeats[grant] = repeats + 1
+            return
+        self._write("grant", {"request_id": request_id, **_fields(grant)})
+        self._repeats[grant] = 0
+
+    def flush_repeats(self, *, force: bool = False) -> None:
+        """Write the counts of the second that is over; the upkeep calls this so that they do not wait for a call."""
+        if not self._repeats or (not force and int(self._clock.now()) == self._second):
+            return
+        repeats, self._repeats = self._repeats, {}
+        for grant, count in repeats.items():
+            if count:
+                self._write("grant_repeated", {"repeats": count, "second": self._second, **_fields(grant)})
+
+    def record(self, event: str, **fields: str | int | bool | None) -> None:
+        """
+        Record something other than a grant: an operator's change, a registration, a refusal.
+
+        Raises:
+            AuditDownError: it could not be written.
+        """
+        self._write(event, fields)
+
+    def _write(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._sequence += 1
+        record = {"time": round(self._clock.now(), 3), "sequence": self._sequence, "event": event, **fields}
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        try:
+            if self._file is None:
+                raise OSError("the audit log is not open")
+            if self._sync_failed:
+                # What was written before may be lost already: prove that the disk takes data again before going on.
+                os.fsync(self._file)
+                self._sync_failed = False
+            written = os.write(self._file, line)
+            if written != len(line):
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+                raise OSError("the audit line was cut short")
+        except OSError as error:
+            self._metrics.count(self._metrics.audit_lines, "failed")
+            raise AuditDownError(retry_after=1.0) from error
+        self._metrics.count(self._metrics.audit_lines, "written")
+        self._unsynced.set()
+
+    async def _sync_forever(self) -> None:
+        while True:
+            await self._unsynced.wait()
+            self._unsynced.clear()
+            try:
+                await asyncio.to_thread(os.fdatasync, self._file or 0)
+            except OSError as error:
+                self._sync_failed = True
+                _LOG.error("audit_sync_failed", errno=error.errno)
+            await asyncio.sleep(SYNC_SECONDS / 2)
+
+
+def _fields(grant: Grant) -> dict[str, Any]:
+    return {name: getattr(grant, name) for name in Grant.__slots__ if getattr(grant, name) != ""}

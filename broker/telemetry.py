@@ -1,0 +1,191 @@
+"""
+What the broker tells of itself: structured events on standard error, and Prometheus metrics.
+
+Events are redacted by construction: only plain values pass, everything else is shown as its type, and texts that look
+like a credential are cut out as a second net. No label of a metric ever holds an identity, a thread or a principal.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from broker import __version__
+from broker.model import CredentialKind, DecisionReason
+
+Logger = structlog.typing.FilteringBoundLogger
+EventDict = MutableMapping[str, Any]
+
+_CREDENTIAL: Final = re.compile(
+    r"(?:Bearer|AgentAssertion)\s+\S+"
+    r"|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*"
+    r"|MFECAQEw\S*|MC4CAQAw\S*"
+    r"|\b(?:sk|at|rt)-[A-Za-z0-9_-]{8,}"
+    r"|-----BEGIN [A-Z ]+-----.*",
+    re.DOTALL,
+)
+_LONGEST_TEXT: Final = 2000
+
+
+def redact(text: str) -> str:
+    """Cut out whatever looks like a credential, and bound the length."""
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}...({len(text)} characters)"
+    return _CREDENTIAL.sub("[redacted]", text)
+
+
+def _redacted(value: object) -> object:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return redact(value)
+        case list() | tuple() | set() | frozenset():
+            return [_redacted(item) for item in value]
+        case dict():
+            return {str(key): _redacted(item) for key, item in value.items()}
+        case _:
+            return f"<{type(value).__name__}>"
+
+
+def redact_event(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Let only plain values through: the processor that every event passes last but for the renderer."""
+    for key, value in event.items():
+        event[key] = _redacted(value)
+    return event
+
+
+def _exception_without_locals(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Show an exception as its type and where it arose; its text may quote what it was given, so that is left out."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        causes = []
+        while error is not None:
+            frames = error.__traceback__
+            place = ""
+            while frames is not None:
+                place = f"{frames.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frames.tb_lineno}"
+                frames = frames.tb_next
+            causes.append(f"{type(error).__name__} at {place}")
+            error = error.__cause__ or error.__context__
+        event["error"] = "; caused by ".join(causes)
+    return event
+
+
+def configure_logging(level: str, style: str, stream: TextIO | None = None) -> None:
+    """
+    Send every event, of ours and of libraries, to `stream` (standard error), one a line.
+
+    `style` is `json`, `console`, or `auto`: console where the stream is a terminal.
+    """
+    stream = stream or sys.stderr
+    console = style == "console" or (style == "auto" and stream.isatty())
+    renderer: Callable[..., Any] = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=True)
+    )
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _exception_without_locals,
+        redact_event,
+    ]
+    number = logging.getLevelName(level.upper())
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *processors],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    # Libraries may put URLs, headers and statements into their informational events, so only warnings pass.
+    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def logger(name: str) -> Logger:
+    """Return the event logger of a module."""
+    log: Logger = structlog.get_logger(module=name)
+    return log
+
+
+class Metrics:
+    """The broker's metrics, in a registry of their own so that several brokers can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry: Final = CollectorRegistry()
+        rpc_labels = ("grpc_type", "grpc_service", "grpc_method")
+        # The names that stock dashboards of gRPC servers know.
+        self.rpc_started = self._counter("grpc_server_started", "RPCs begun", *rpc_labels)
+        self.rpc_handled = self._counter("grpc_server_handled", "RPCs ended, by code", *rpc_labels, "grpc_code")
+        self.rpc_seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Seconds from the request to the answer",
+            rpc_labels,
+            registry=self.registry,
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        )
+        self._decisions = self._counter(
+            "credential_broker_decisions", "Authorizations handed out", "scope", "kind", "reason"
+        )
+        self._fallbacks = self._counter(
+            "credential_broker_fallbacks", "Authorizations of a weaker kind than the scope prefers", "scope", "reason"
+        )
+        self.refusals = self._counter("credential_broker_refusals", "Calls refused, by error reason", "reason")
+        self.signatures = self._counter("credential_broker_signatures", "Assertions signed")
+        self.registrations = self._counter(
+            "credential_broker_registrations", "Registrations asked of backends", "backend", "operation", "outcome"
+        )
+        self.backend_requests = self._counter(
+            "credential_broker_backend_requests", "HTTP requests sent", "backend", "operation", "outcome"
+        )
+        self.store_calls = self._counter("credential_broker_store_calls", "Calls of the store", "method", "outcome")
+        self.audit_lines = self._counter("credential_broker_audit_lines", "Lines written to the audit log", "outcome")
+        self.orphans = self._counter(
+            "credential_broker_orphaned_upstream_tasks", "Upstream tasks whose answer was lost", "backend"
+        )
+        self.identities = Gauge(
+            "credential_broker_identities", "Identities in memory", ("state",), registry=self.registry
+        )
+        self.store_confirmed = Gauge(
+            "credential_broker_store_confirmed_timestamp_seconds",
+            "When the store was last reached",
+            registry=self.registry,
+        )
+        self.ready = Gauge("credential_broker_ready", "1 while calls are accepted", registry=self.registry)
+        Gauge(
+            "credential_broker_build_info", "Always 1; the version is a label", ("version",), registry=self.registry
+        ).labels(__version__).set(1)
+        self._children: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def count(self, counter: Counter, *labels: str) -> None:
+        """Add one; keeps the labelled counters at hand, since looking them up costs more than counting."""
+        key = (counter, labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = counter.labels(*labels) if labels else counter
+        child.inc()
+
+    def count_decision(
+        self, scope: str, kind: CredentialKind, reason: DecisionReason, fallback_from: CredentialKind | None
+    ) -> None:
+        """Count one authorization, and its fallback if it is one."""
+        self.count(self._decisions, scope, kind.value, reason.value)
+        if fallback_from is not None:
+            self.count(self._fallbacks, scope, reason.value)
