@@ -1,0 +1,498 @@
+"""The backend itself: what each operation demands, what it changes, what it answers.
+
+Nothing here knows sockets. `Backend.answer` takes a `Call` and returns an `Answer`; the HTTP side (`app`) reads the
+request, applies faults that concern the connection, and writes the answer. On the way, the call's ledger entry is
+filled with what was learned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from nacl.signing import SigningKey
+
+from broker.emulator.accounts import Account, Bearers, fingerprint
+from broker.emulator.faults import Action, FaultRule, Phase, Switchboard
+from broker.emulator.issuer import Issuer, Pkcs8Form, encode_private_key, seal_task_id
+from broker.emulator.ledger import Entry, Ledger
+from broker.emulator.oauth import ACCESS_TOKEN_LIFETIME, OAuthIssuer, TokenPair
+from broker.emulator.profiles import AgentAuth, Profile
+from broker.emulator.refusal import Refusal
+from broker.emulator.registry import Agent, Registry, Task
+from broker.emulator.routing import RESPONSES_SUFFIX, Operation, Route
+from broker.emulator.settings import EmulatorSettings
+from broker.emulator.verify import (
+    ASSERTION_SCHEME,
+    check_freshness,
+    format_ssh_public_key,
+    parse_agent_registration,
+    parse_assertion,
+    parse_json_object,
+    parse_task_registration,
+)
+
+IDENTITY_LIFETIME = timedelta(days=30)
+_ACCOUNT_HEADER = "chatgpt-account-id"
+_FEDRAMP_HEADER = "x-openai-fedramp"
+_BISCUIT_HEADER = "x-openai-authorization"
+_METHODS = {
+    Operation.AGENT_REGISTER: "POST",
+    Operation.TASK_REGISTER: "POST",
+    Operation.BISCUIT: "GET",
+    Operation.JWKS: "GET",
+    Operation.OAUTH: "POST",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, read completely.
+
+    Attributes:
+        method: The HTTP method.
+        path: The raw path.
+        url: Scheme, host and raw path as the client addressed them, without the query.
+        route: What the path means.
+        headers: All header fields, names in lower case, repeats kept.
+        body: The whole body.
+        now: The backend's time for this call.
+        entry: Its line in the ledger, to be filled.
+    """
+
+    method: str
+    path: str
+    url: str
+    route: Route
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    now: datetime
+    entry: Entry
+
+    def header(self, name: str) -> str | None:
+        """Return a header's only value, or None.
+
+        Raises:
+            Refusal: `header_repeated` (400) when it was sent more than once.
+        """
+        values = [value for key, value in self.headers if key == name]
+        if len(values) > 1:
+            raise Refusal(400, "header_repeated", f"{name} was sent more than once")
+        return values[0] if values else None
+
+    def forbid(self, name: str) -> None:
+        """Refuse the call if it carries a header that this operation does not have.
+
+        Raises:
+            Refusal: `header_unexpected` (400).
+        """
+        if self.header(name) is not None:
+            raise Refusal(400, "header_unexpected", f"{name} is not part of this call")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is sent back; `body` may hold a secret the caller asked for, so it is not shown."""
+
+    status: int = 200
+    body: bytes = field(default=b"", repr=False)
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedIdentity:
+    """An identity JWT and what it says; `repr` shows neither the token nor the key."""
+
+    jwt: str = field(repr=False)
+    private_key: str = field(repr=False)
+    agent_runtime_id: str
+    public_key: str
+    account: Account
+    expires_in: int
+
+
+class Backend:
+    """The state of one emulated backend and its operations.
+
+    Attributes:
+        settings: The settings in force; `change` replaces them.
+        ledger: Every request received.
+        faults: The fault switches.
+        registry: Agents, tasks and biscuits.
+        issuer: Signs JWTs.
+        bearers: The access tokens accepted.
+        oauth: The token endpoint.
+    """
+
+    def __init__(self, settings: EmulatorSettings, *, time_source: Callable[[], float]) -> None:
+        self.settings = settings
+        self.ledger = Ledger()
+        self.faults = Switchboard()
+        self.registry = Registry()
+        self.issuer = Issuer()
+        self.bearers = Bearers()
+        self.oauth = OAuthIssuer(self.issuer, self.bearers)
+        self._time_source = time_source
+
+    def now(self) -> datetime:
+        """The backend's clock: the machine's time plus the configured offset."""
+        return datetime.fromtimestamp(self._time_source() + self.settings.clock_offset_seconds, UTC)
+
+    @property
+    def profile(self) -> Profile:
+        """The profile in force."""
+        return self.settings.profile_rules
+
+    def change(self, **changes: Any) -> None:
+        """Replace settings that may change while running.
+
+        Raises:
+            ValueError: For a value that is not possible; nothing was changed.
+        """
+        self.settings = replace(self.settings, **changes)
+
+    def issue_identity(
+        self,
+        *,
+        account: Account | None = None,
+        lifetime: timedelta = IDENTITY_LIFETIME,
+        pkcs8: Pkcs8Form = "v2",
+        registered: bool = True,
+        claims: dict[str, Any] | None = None,
+        header: dict[str, Any] | None = None,
+    ) -> IssuedIdentity:
+        """Make a key, register an agent for it, and issue the JWT that hands both to a client.
+
+        Args:
+            account: Whom it belongs to; unset, a made-up business account.
+            lifetime: Until the JWT expires; negative for one that already has.
+            pkcs8: The form of the private key inside.
+            registered: Whether the backend knows the agent; False issues a JWT that no backend will honour.
+            claims: Claims to replace or (with None) leave out, for tokens that must be refused.
+            header: The same for the JOSE header.
+        """
+        account = account or default_account()
+        key = SigningKey.generate()
+        now = self.now()
+        agent = self.registry.register_agent(bytes(key.verify_key), account, now=now, origin="issued")
+        if not registered:
+            self.registry.forget_agent(agent.agent_runtime_id)
+        private_key = encode_private_key(key, pkcs8)
+        token = self.issuer.identity_jwt(
+            agent_runtime_id=agent.agent_runtime_id,
+            private_key=private_key,
+            account=account,
+            now=now,
+            lifetime=lifetime,
+            claims=claims,
+            header=header,
+        )
+        return IssuedIdentity(
+            jwt=token,
+            private_key=private_key,
+            agent_runtime_id=agent.agent_runtime_id,
+            public_key=format_ssh_public_key(agent.public_key),
+            account=account,
+            expires_in=int(lifetime.total_seconds()),
+        )
+
+    def mint_token(self, *, account: Account | None = None, lifetime: timedelta = ACCESS_TOKEN_LIFETIME) -> TokenPair:
+        """Issue an access token the backend accepts, with the refresh token to renew it."""
+        return self.oauth.login(account or default_account(), now=self.now(), lifetime=lifetime)
+
+    def answer(self, call: Call) -> Answer:
+        """Check a call, act on it, and say what to send back; the entry gets verdict and refusal."""
+        try:
+            answer = self._dispatch(call)
+        except Refusal as refusal:
+            call.entry.verdict = "refused"
+            call.entry.refusal = refusal.code
+            return refuse(refusal)
+        if call.entry.verdict == "pending":
+            call.entry.verdict = "verified"
+        return answer
+
+    def _dispatch(self, call: Call) -> Answer:
+        operation = call.route.operation
+        expected = _METHODS.get(operation)
+        if expected is not None and call.method != expected:
+            raise Refusal(405, "method_not_allowed", f"this path takes {expected} only")
+        match operation:
+            case Operation.AGENT_REGISTER:
+                return self._register_agent(call)
+            case Operation.TASK_REGISTER:
+                return self._register_task(call)
+            case Operation.BISCUIT:
+                return self._issue_biscuit(call)
+            case Operation.JWKS:
+                call.entry.verdict = "not_required"
+                return as_json(self.issuer.jwks())
+            case Operation.OAUTH:
+                return self._refresh(call)
+            case Operation.RESOURCE:
+                return self._resource(call)
+            case Operation.UNKNOWN:
+                raise Refusal(404, "route_unknown", "the backend has no such path")
+
+    def _register_agent(self, call: Call) -> Answer:
+        profile = self.profile
+        self._check_base(call, profile)
+        call.forbid(_ACCOUNT_HEADER)
+        if profile.agent_auth is AgentAuth.NOT_OFFERED:
+            raise Refusal(404, "agent_register_not_offered", "this profile registers no agents")
+        if profile.agent_auth is AgentAuth.BEARER:
+            call.forbid(_BISCUIT_HEADER)
+            account = self._check_bearer(call)
+            _check_fedramp(call, account)
+        else:
+            account = self._check_biscuit(call)
+        public_key = parse_agent_registration(
+            parse_json_object(call.header("content-type"), call.body),
+            capabilities=profile.capabilities,
+            ttl=profile.agent_ttl,
+        )
+        agent = self.registry.register_agent(public_key, account, now=call.now, origin="registered")
+        call.entry.agent_runtime_id = agent.agent_runtime_id
+        return as_json({"agent_runtime_id": agent.agent_runtime_id})
+
+    def _register_task(self, call: Call) -> Answer:
+        profile = self.profile
+        self._check_base(call, profile)
+        agent = self.registry.agent(call.route.agent_runtime_id or "")
+        call.entry.agent_runtime_id = agent.agent_runtime_id
+        call.forbid(_ACCOUNT_HEADER)
+        if profile.task_biscuit:
+            account = self._check_biscuit(call)
+            if account.account_id != agent.account.account_id:
+                raise Refusal(401, "account_mismatch", "the biscuit belongs to another account than the agent")
+        else:
+            call.forbid("authorization")
+            call.forbid(_BISCUIT_HEADER)
+        registration = parse_task_registration(
+            parse_json_object(call.header("content-type"), call.body),
+            allow_external_task_ref=profile.external_task_ref,
+        )
+        registration.verify_signature(agent.agent_runtime_id, agent.public_key)
+        check_freshness(registration.timestamp, now=call.now, window=self.settings.freshness)
+        task = self.registry.register_task(agent, registration.external_task_ref, now=call.now)
+        call.entry.account_id = agent.account.account_id
+        _note_task(call, task)
+        shape = self.settings.task_answer
+        value = seal_task_id(task.task_id, agent.public_key) if shape.sealed else task.task_id
+        return as_json({shape.value: value})
+
+    def _issue_biscuit(self, call: Call) -> Answer:
+        if not self.profile.biscuits:
+            raise Refusal(404, "biscuit_not_offered", "this profile has no biscuits")
+        account = self._check_bearer(call)
+        call.forbid(_BISCUIT_HEADER)
+        request_id = call.header("x-request-id") or ""
+        prefix, _, random_part = request_id.partition("codex-agent-identity-")
+        # 16 random bytes are 22 characters of base64url without padding.
+        if prefix or len(random_part) != 22 or not random_part.replace("-", "a").replace("_", "a").isalnum():  # noqa: PLR2004
+            raise Refusal(400, "request_id_invalid", "X-Request-Id must be codex-agent-identity-{16 random bytes}")
+        if call.header("x-original-method") != "POST":
+            raise Refusal(400, "original_method_invalid", "X-Original-Method must be POST")
+        url = call.header("x-original-url")
+        if not url:
+            raise Refusal(400, "original_url_invalid", "X-Original-Url must name the call to be made")
+        biscuit = self.registry.issue_biscuit(account, method="POST", url=url, now=call.now)
+        return as_json({}, headers=((_BISCUIT_HEADER, biscuit),))
+
+    def _refresh(self, call: Call) -> Answer:
+        body = parse_json_object(call.header("content-type"), call.body)
+        if isinstance(token := body.get("refresh_token"), str):
+            call.entry.credential_kind = "refresh_token"
+            call.entry.credential_fingerprint = fingerprint(token)
+        pair = self.oauth.refresh(body, now=call.now)
+        call.entry.account_id = pair.account.account_id
+        return as_json(pair.as_json())
+
+    def _resource(self, call: Call) -> Answer:
+        credentials = call.header("authorization")
+        if credentials is None:
+            raise Refusal(401, "authorization_missing", "there is no Authorization header")
+        scheme = credentials.partition(" ")[0]
+        if scheme == ASSERTION_SCHEME:
+            seen = self._check_assertion(call, credentials.removeprefix(f"{ASSERTION_SCHEME} "))
+        elif scheme == "Bearer":
+            account = self._check_bearer(call)
+            _check_account(call, account, required=True)
+            _check_fedramp(call, account)
+            seen = {"kind": "bearer", "account_id": account.account_id, "fedramp": account.fedramp}
+        else:
+            raise Refusal(401, "scheme_unknown", "the scheme must be AgentAssertion or Bearer, in this spelling")
+        if call.path.endswith(RESPONSES_SUFFIX):
+            if (call.header("upgrade") or "").lower() == "websocket":
+                call.entry.verdict = "verified"
+                refusal = Refusal(426, "websocket_refused", "use POST with server-sent events")
+                return refuse(refusal, headers=(("upgrade", "HTTP/1.1"),))
+            if call.method == "POST":
+                return Answer(body=_event_stream(), content_type="text/event-stream")
+        if call.path.endswith("/wham/config/bundle"):
+            # Codex CLI reads this one and stops unless it can; an empty object means "nothing special".
+            return as_json({})
+        return as_json({"verdict": "verified", "method": call.method, "path": call.path, **seen})
+
+    def _check_base(self, call: Call, profile: Profile) -> None:
+        if call.route.base not in profile.bases:
+            served = ", ".join(sorted(profile.bases))
+            raise Refusal(404, "wrong_base", f"profile {profile.name} serves agent calls under {served}")
+
+    def _check_assertion(self, call: Call, credentials: str) -> dict[str, Any]:
+        assertion = parse_assertion(credentials)
+        agent = self.registry.agent(assertion.agent_runtime_id)
+        call.entry.agent_runtime_id = agent.agent_runtime_id
+        assertion.verify_signature(agent.public_key)
+        check_freshness(assertion.timestamp, now=call.now, window=self.settings.freshness)
+        task = self.registry.task_of(assertion)
+        _note_task(call, task)
+        call.entry.account_id = agent.account.account_id
+        _check_account(call, agent.account, required=self.profile.account_header)
+        _check_fedramp(call, agent.account)
+        rule = self.claim(Phase.VERDICT, call)
+        if rule is not None and rule.action is Action.STALE_TASK:
+            task.stale = True
+            raise Refusal(401, "task_stale", "the task is no longer accepted; register a new one")
+        if rule is not None:
+            raise Refusal(401, "route_rejects_assertions", "this route does not take assertions")
+        return {
+            "kind": "agent_assertion",
+            "agent_runtime_id": agent.agent_runtime_id,
+            "task_id": task.task_id,
+            "external_task_ref": task.external_task_ref,
+            "account_id": agent.account.account_id,
+            "fedramp": agent.account.fedramp,
+        }
+
+    def _check_bearer(self, call: Call) -> Account:
+        credentials = call.header("authorization")
+        if credentials is None:
+            raise Refusal(401, "authorization_missing", "there is no Authorization header")
+        scheme, _, token = credentials.partition(" ")
+        if scheme != "Bearer":
+            raise Refusal(401, "bearer_required", "this call takes a Bearer token")
+        account = self.bearers.verify(token, call.now)
+        call.entry.account_id = account.account_id
+        return account
+
+    def _check_biscuit(self, call: Call) -> Account:
+        call.forbid("authorization")
+        call.forbid(_FEDRAMP_HEADER)
+        biscuit = call.header(_BISCUIT_HEADER)
+        if biscuit is None:
+            raise Refusal(401, "biscuit_missing", "there is no X-OpenAI-Authorization header")
+        account = self.registry.spend_biscuit(biscuit, method=call.method, url=call.url, now=call.now)
+        call.entry.account_id = account.account_id
+        return account
+
+    def claim(self, phase: Phase, call: Call) -> FaultRule | None:
+        """Fire the rule of a phase that matches a call, and note it in the call's entry."""
+        rule = self.faults.claim(phase, method=call.method, path=call.path, operation=call.route.operation)
+        if rule is not None:
+            call.entry.faults.append(rule.rule_id)
+        return rule
+
+
+def default_account() -> Account:
+    """The account used where none is named."""
+    return Account(
+        account_id="account-emulator",
+        chatgpt_user_id="user-emulator",
+        email="emulator@example.com",
+        plan_type="business",
+    )
+
+
+def as_json(value: dict[str, Any], *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """An answer of compact JSON."""
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return Answer(status=status, body=body, headers=headers)
+
+
+def refuse(refusal: Refusal, *, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """The answer that says why not."""
+    error = {"error": {"code": refusal.code, "message": refusal.message}}
+    return as_json(error, status=refusal.status, headers=headers)
+
+
+def note_credential(call: Call) -> None:
+    """Write into the ledger what kind of credential a call presents, before anything is decided about it."""
+    sent = dict(call.headers)
+    if (authorization := sent.get("authorization")) is not None:
+        scheme, _, value = authorization.partition(" ")
+        kinds = {ASSERTION_SCHEME: "agent_assertion", "Bearer": "bearer"}
+        call.entry.credential_kind = kinds.get(scheme, "other")
+        call.entry.credential_fingerprint = fingerprint(value)
+    elif (biscuit := sent.get(_BISCUIT_HEADER)) is not None:
+        call.entry.credential_kind = "biscuit"
+        call.entry.credential_fingerprint = fingerprint(biscuit)
+    elif call.route.operation is Operation.TASK_REGISTER:
+        call.entry.credential_kind = "signature"
+
+
+def _note_task(call: Call, task: Task) -> None:
+    call.entry.task_id = task.task_id
+    call.entry.external_task_ref = task.external_task_ref
+
+
+def _check_account(call: Call, account: Account, *, required: bool) -> None:
+    """Compare the account header, where the credential's account is known."""
+    if account.account_id is None:
+        return
+    sent = call.header(_ACCOUNT_HEADER)
+    if sent is None and required:
+        raise Refusal(401, "account_header_missing", "there is no chatgpt-account-id header")
+    if sent is not None and sent != account.account_id:
+        raise Refusal(401, "account_mismatch", "chatgpt-account-id is not the account of the credential")
+
+
+def _check_fedramp(call: Call, account: Account) -> None:
+    """Demand `x-openai-fedramp: true` for a FedRAMP account and its absence for any other."""
+    sent = call.header(_FEDRAMP_HEADER)
+    if account.fedramp and sent is None:
+        raise Refusal(401, "fedramp_header_missing", "a FedRAMP account must send x-openai-fedramp: true")
+    if sent is not None and sent != "true":
+        raise Refusal(400, "fedramp_header_invalid", "x-openai-fedramp is true or absent")
+    if sent is not None and not account.fedramp:
+        raise Refusal(401, "fedramp_header_unexpected", "the account is not a FedRAMP account")
+
+
+def _event_stream() -> bytes:
+    """The fewest server-sent events that complete a run of Codex CLI 0.169.0."""
+    message = {
+        "type": "message",
+        "role": "assistant",
+        "id": "msg_emulator",
+        "content": [{"type": "output_text", "text": "the emulator verified this call"}],
+    }
+    usage = {
+        "input_tokens": 1,
+        "input_tokens_details": None,
+        "output_tokens": 1,
+        "output_tokens_details": None,
+        "total_tokens": 2,
+    }
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {"id": "resp_emulator"}},
+        {"type": "response.output_item.done", "item": message},
+        {"type": "response.completed", "response": {"id": "resp_emulator", "usage": usage}},
+    ]
+    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+
+
+__all__ = [
+    "Agent",
+    "Answer",
+    "Backend",
+    "Call",
+    "IssuedIdentity",
+    "as_json",
+    "default_account",
+    "note_credential",
+    "refuse",
+]

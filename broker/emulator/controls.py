@@ -1,0 +1,221 @@
+"""The controls under `/_emulator/`: what a test or a person turns and reads.
+
+They hand out private keys and tokens, so they answer on loopback only, to no web page: the server binds nothing
+else, a request from another peer or with a foreign `Host` (a rebound DNS name) is refused, and so is any request
+with an `Origin`, which only browsers send.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import wraps
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from broker.emulator.accounts import Account, fingerprint
+from broker.emulator.backend import Backend, default_account
+from broker.emulator.faults import FaultRule
+from broker.emulator.refusal import Refusal
+
+_ACCOUNT_FIELDS = ("account_id", "chatgpt_user_id", "email", "plan_type", "fedramp")
+_CHANGEABLE = ("profile", "task_answer", "freshness_seconds", "clock_offset_seconds")
+_Handler = Callable[[Request], Awaitable[Response]]
+
+
+def controls(backend: Backend) -> Starlette:
+    """Build the control application for one backend."""
+    board = _Controls(backend)
+    table: list[tuple[str, str, _Handler]] = [
+        ("GET", "/settings", board.get_settings),
+        ("POST", "/settings", board.change_settings),
+        ("POST", "/identities", board.issue_identity),
+        ("POST", "/tokens", board.mint_token),
+        ("POST", "/jwks/rotate", board.rotate_jwks),
+        ("GET", "/ledger", board.get_ledger),
+        ("DELETE", "/ledger", board.clear_ledger),
+        ("GET", "/agents", board.list_agents),
+        ("DELETE", "/agents/{agent_runtime_id}", board.forget_agent),
+        ("GET", "/tasks", board.list_tasks),
+        ("GET", "/faults", board.list_faults),
+        ("POST", "/faults", board.add_fault),
+        ("DELETE", "/faults", board.remove_faults),
+        ("DELETE", "/faults/{rule_id}", board.remove_faults),
+    ]
+    return Starlette(routes=[Route(path, _guarded(handler), methods=[method]) for method, path, handler in table])
+
+
+class _Controls:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def get_settings(self, _request: Request) -> Response:
+        settings = self._backend.settings
+        return JSONResponse({name: getattr(settings, name) for name in _CHANGEABLE})
+
+    async def change_settings(self, request: Request) -> Response:
+        changes = await _body(request, allowed=_CHANGEABLE)
+        for name in ("freshness_seconds", "clock_offset_seconds"):
+            _expect(changes, name, int, float)
+        for name in ("profile", "task_answer"):
+            _expect(changes, name, str)
+        try:
+            self._backend.change(**changes)
+        except ValueError as error:
+            raise Refusal(400, "setting_invalid", str(error)) from None
+        return await self.get_settings(request)
+
+    async def issue_identity(self, request: Request) -> Response:
+        names = (*_ACCOUNT_FIELDS, "expires_in", "pkcs8", "registered", "claims", "header")
+        body = await _body(request, allowed=names)
+        options: dict[str, Any] = {}
+        if "expires_in" in body:
+            options["lifetime"] = _lifetime(body)
+        if "pkcs8" in body:
+            if body["pkcs8"] not in ("v1", "v2"):
+                raise Refusal(400, "field_invalid", "pkcs8 must be v1 or v2")
+            options["pkcs8"] = body["pkcs8"]
+        for name, kind in (("registered", bool), ("claims", dict), ("header", dict)):
+            _expect(body, name, kind)
+            if name in body:
+                options[name] = body[name]
+        identity = self._backend.issue_identity(account=_account(body), **options)
+        return JSONResponse(
+            {
+                "jwt": identity.jwt,
+                "agent_private_key": identity.private_key,
+                "agent_runtime_id": identity.agent_runtime_id,
+                "public_key": identity.public_key,
+                "expires_in": identity.expires_in,
+                **identity.account.as_json(),
+            },
+            status_code=201,
+        )
+
+    async def mint_token(self, request: Request) -> Response:
+        body = await _body(request, allowed=(*_ACCOUNT_FIELDS, "expires_in"))
+        options = {"lifetime": _lifetime(body)} if "expires_in" in body else {}
+        pair = self._backend.mint_token(account=_account(body), **options)
+        shown = {
+            **pair.as_json(),
+            "fingerprint": fingerprint(pair.access_token),
+            **pair.account.as_json(),
+        }
+        return JSONResponse(shown, status_code=201)
+
+    async def rotate_jwks(self, request: Request) -> Response:
+        body = await _body(request, allowed=("keep_old",))
+        _expect(body, "keep_old", bool)
+        return JSONResponse({"kid": self._backend.issuer.rotate(keep_old=body.get("keep_old", True))})
+
+    async def get_ledger(self, request: Request) -> Response:
+        query = request.query_params
+        since = query.get("since", "0")
+        if not since.isdecimal():
+            raise Refusal(400, "field_invalid", "since must be a sequence number")
+        shown = self._backend.ledger.as_json(
+            since=int(since), path=query.get("path"), kind=query.get("kind"), operation=query.get("operation")
+        )
+        return JSONResponse(shown)
+
+    async def clear_ledger(self, _request: Request) -> Response:
+        self._backend.ledger.clear()
+        return Response(status_code=204)
+
+    async def list_agents(self, _request: Request) -> Response:
+        agents = self._backend.registry.agents_json()
+        return JSONResponse({"count": len(agents), "agents": agents})
+
+    async def forget_agent(self, request: Request) -> Response:
+        if not self._backend.registry.forget_agent(request.path_params["agent_runtime_id"]):
+            raise Refusal(404, "agent_unknown", "no agent of this id is registered")
+        return Response(status_code=204)
+
+    async def list_tasks(self, request: Request) -> Response:
+        tasks = self._backend.registry.tasks(request.query_params.get("agent_runtime_id"))
+        shown = [task.as_json() for task in tasks]
+        return JSONResponse({"count": len(shown), "tasks": shown})
+
+    async def list_faults(self, _request: Request) -> Response:
+        return JSONResponse({"faults": [rule.as_json() for rule in self._backend.faults.rules()]})
+
+    async def add_fault(self, request: Request) -> Response:
+        rule = self._backend.faults.add(FaultRule.from_json(await _body(request)))
+        return JSONResponse(rule.as_json(), status_code=201)
+
+    async def remove_faults(self, request: Request) -> Response:
+        rule_id = request.path_params.get("rule_id")
+        removed = self._backend.faults.remove(rule_id)
+        if rule_id is not None and not removed:
+            raise Refusal(404, "fault_unknown", "there is no fault of this id")
+        return JSONResponse({"removed": removed})
+
+
+def _guarded(handler: _Handler) -> _Handler:
+    @wraps(handler)
+    async def guarded(request: Request) -> Response:
+        try:
+            _require_local(request)
+            return await handler(request)
+        except Refusal as refusal:
+            error = {"error": {"code": refusal.code, "message": refusal.message}}
+            return JSONResponse(error, status_code=refusal.status)
+
+    return guarded
+
+
+def _require_local(request: Request) -> None:
+    peer = request.client.host if request.client is not None else ""
+    if not _is_loopback(peer) or "origin" in request.headers:
+        raise Refusal(403, "not_local", "the controls answer programs on this machine only")
+    host = request.url.hostname or ""
+    if host != "localhost" and not _is_loopback(host):
+        raise Refusal(403, "not_local", "the controls answer under a loopback name only")
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
+async def _body(request: Request, *, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Read a control's JSON object; an empty body is an empty object."""
+    raw = await request.body()
+    try:
+        body = json.loads(raw) if raw else {}
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise Refusal(400, "body_not_json", "the body must be a JSON object")
+    unknown = body.keys() - set(allowed if allowed is not None else body)
+    if unknown:
+        raise Refusal(400, "field_unknown", f"unknown field {', '.join(sorted(unknown))}")
+    return body
+
+
+def _expect(body: dict[str, Any], name: str, *kinds: type) -> None:
+    if name in body and (not isinstance(body[name], kinds) or (bool not in kinds and isinstance(body[name], bool))):
+        raise Refusal(400, "field_invalid", f"{name} has the wrong type")
+
+
+def _account(body: dict[str, Any]) -> Account:
+    """The default account with what the body names replaced; null makes a field unknown."""
+    values = default_account().as_json()
+    for name in _ACCOUNT_FIELDS:
+        kinds = (bool,) if name == "fedramp" else (str,) if name == "plan_type" else (str, type(None))
+        _expect(body, name, *kinds)
+        values[name] = body.get(name, values[name])
+    return Account(**values)
+
+
+def _lifetime(body: dict[str, Any]) -> timedelta:
+    _expect(body, "expires_in", int, float)
+    return timedelta(seconds=body["expires_in"])
