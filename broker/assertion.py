@@ -8,11 +8,11 @@ codex-rs/agent-identity/src/lib.rs at 343074d4207d (registration lines 306 to 31
 
 import json
 import re
-from base64 import b64encode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 from typing import Final
 
-from broker.keys import SigningKey
+from broker.keys import SigningKey, encode_base64
 
 AUTHORIZATION_SCHEME: Final = "AgentAssertion"
 
@@ -105,4 +105,4 @@ def _sign(key: SigningKey, *fields: str) -> str:
     if _TIMESTAMP.fullmatch(fields[-1]) is None:
         message = "a signed timestamp has the form 2026-04-23T00:00:00Z"
         raise ValueError(message)
-    return b64encode(key.sign(":".join(fields).encode("ascii"))).decode("ascii")
+    return encode_base64(key.sign(":".join(fields).encode("ascii")))

@@ -133,7 +133,7 @@ class SigningKey:
 
     def to_pkcs8_base64(self) -> str:
         """Return `to_pkcs8_der` as padded standard base64. Secret."""
-        return b64encode(self.to_pkcs8_der()).decode("ascii")
+        return encode_base64(self.to_pkcs8_der())
 
     @property
     def ssh_public_key(self) -> str:
@@ -192,7 +192,7 @@ def format_ssh_public_key(public_key: bytes) -> str:
     Raises:
         InvalidKeyError: the key has another length.
     """
-    return f"{_SSH_ALGORITHM} {b64encode(_ssh_blob(public_key)).decode('ascii')}"
+    return f"{_SSH_ALGORITHM} {encode_base64(_ssh_blob(public_key))}"
 
 
 def parse_ssh_public_key(text: str) -> bytes:
@@ -224,7 +224,7 @@ def fingerprint(public_key: bytes) -> str:
         InvalidKeyError: the key has another length.
     """
     digest = hashlib.sha256(_ssh_blob(public_key)).digest()
-    return "SHA256:" + b64encode(digest).decode("ascii").rstrip("=")
+    return "SHA256:" + encode_base64(digest).rstrip("=")
 
 
 def decode_base64(text: str) -> bytes | None:
@@ -239,7 +239,12 @@ def decode_base64(text: str) -> bytes | None:
     except ValueError:
         return None
     # Python skips foreign characters and stray bits; demanding the one text of these bytes refuses them all.
-    return decoded if b64encode(decoded) == text.encode("ascii") else None
+    return decoded if encode_base64(decoded) == text else None
+
+
+def encode_base64(data: bytes) -> str:
+    """Return padded standard base64, the one text that `decode_base64` takes for these bytes."""
+    return b64encode(data).decode("ascii")
 
 
 def _ssh_blob(public_key: bytes) -> bytes:
