@@ -184,7 +184,9 @@ def _misbehave(rule: FaultRule) -> Answer:
             filler = b" " * (rule.size - 2)
             return Answer(body=b"{" + filler + b"}")
         case _:
-            extra = () if rule.retry_after is None else (("retry-after", rule.retry_after),)
+            extra = tuple(rule.headers.items())
+            if rule.retry_after is not None:
+                extra = (*extra, ("retry-after", rule.retry_after))
             if rule.body is not None:
                 return Answer(status=rule.status, body=rule.body.encode(), headers=extra)
             return refuse(Refusal(rule.status, "fault", "a fault rule answers this"), headers=extra)

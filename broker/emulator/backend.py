@@ -336,7 +336,11 @@ class Backend:
         if call.path.endswith("/wham/config/bundle"):
             # Codex CLI reads this one and stops unless it can; an empty object means "nothing special".
             return as_json({})
-        return as_json({"verdict": "verified", "method": call.method, "path": call.path, **seen})
+        saw = {"verdict": "verified", "method": call.method, "path": call.path, **seen}
+        if call.path.endswith("/codex/models"):
+            # An empty list keeps Codex CLI from reporting an answer it cannot read.
+            saw["models"] = []
+        return as_json(saw)
 
     def _check_base(self, call: Call, profile: Profile) -> None:
         if call.route.base not in profile.bases:

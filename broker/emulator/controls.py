@@ -23,6 +23,7 @@ from broker.emulator.accounts import Account, fingerprint
 from broker.emulator.backend import Backend, default_account
 from broker.emulator.faults import FaultRule
 from broker.emulator.refusal import Refusal
+from broker.emulator.settings import MAX_SECONDS
 
 _ACCOUNT_FIELDS = ("account_id", "chatgpt_user_id", "email", "plan_type", "fedramp")
 _CHANGEABLE = ("profile", "task_answer", "freshness_seconds", "clock_offset_seconds")
@@ -218,4 +219,6 @@ def _account(body: dict[str, Any]) -> Account:
 
 def _lifetime(body: dict[str, Any]) -> timedelta:
     _expect(body, "expires_in", int, float)
+    if not abs(body["expires_in"]) <= MAX_SECONDS:
+        raise Refusal(400, "field_invalid", "expires_in must be at most ten years")
     return timedelta(seconds=body["expires_in"])

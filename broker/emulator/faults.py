@@ -12,6 +12,7 @@ from typing import Any
 
 from broker.emulator.refusal import Refusal
 from broker.emulator.routing import Operation
+from broker.emulator.settings import MAX_SECONDS
 
 _MAX_OVERSIZE = 256 * 1024 * 1024
 _LEAST_STATUS, _GREATEST_STATUS = 200, 599
@@ -74,6 +75,7 @@ class FaultRule:
         status: The status of `STATUS`, or of `REDIRECT`.
         retry_after: Sent as `Retry-After` by `STATUS`: seconds or an HTTP date, as given.
         body: The body `STATUS` answers; None for the usual error JSON.
+        headers: More headers of `STATUS`, which replace those of the same name (`content-type`, for instance).
         seconds: The length of `DELAY`, the shift of `CLOCK_OFFSET` (negative: the backend's clock is behind).
         location: Where `REDIRECT` points.
         size: The bytes of `OVERSIZE`.
@@ -90,6 +92,7 @@ class FaultRule:
     status: int = 503
     retry_after: str | None = None
     body: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     location: str | None = None
     size: int = 8 * 1024 * 1024
@@ -184,7 +187,7 @@ class Switchboard:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_SECONDS
 
 
 def _is_integer(value: object, least: int, greatest: int) -> bool:
@@ -193,6 +196,11 @@ def _is_integer(value: object, least: int, greatest: int) -> bool:
 
 def _is_header_text(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value) is not None
+
+
+def _is_header(item: tuple[str, object]) -> bool:
+    name, value = item
+    return re.fullmatch(r"[A-Za-z0-9-]+", name) is not None and _is_header_text(value)
 
 
 def _optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -209,6 +217,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "status": lambda value: _is_integer(value, _LEAST_STATUS, _GREATEST_STATUS),
     "retry_after": _optional(lambda value: _is_number(value) or _is_header_text(value)),
     "body": _optional(lambda value: isinstance(value, str)),
+    "headers": lambda value: isinstance(value, dict) and all(map(_is_header, value.items())),
     "seconds": _is_number,
     "location": _optional(_is_header_text),
     "size": lambda value: _is_integer(value, 1, _MAX_OVERSIZE),

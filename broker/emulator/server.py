@@ -89,6 +89,8 @@ class EmulatorServer:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((settings.host, settings.port))
+            # Listening now, so that two emulators started at once cannot both believe they have the port.
+            bound.listen()
         except BaseException:
             bound.close()
             raise

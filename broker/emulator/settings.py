@@ -10,6 +10,8 @@ from broker.emulator.profiles import DEFAULT_PROFILE, PROFILES, Profile, TaskAns
 
 DEFAULT_PORT = 8089
 _MAX_PORT = 65535
+# Ten years: a longer span is a mistake, and a far longer one does not fit into a date.
+MAX_SECONDS = 10 * 366 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,10 @@ class EmulatorSettings:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}")
         if self.task_answer not in set(TaskAnswer):
             raise ValueError(f"task_answer must be one of {', '.join(TaskAnswer)}")
-        if not self.freshness_seconds > 0:
-            raise ValueError("freshness_seconds must be positive")
+        if not 0 < self.freshness_seconds <= MAX_SECONDS:
+            raise ValueError("freshness_seconds must be positive and at most ten years")
+        if not abs(self.clock_offset_seconds) <= MAX_SECONDS:
+            raise ValueError("clock_offset_seconds must be at most ten years")
         object.__setattr__(self, "task_answer", TaskAnswer(self.task_answer))
 
     @property
