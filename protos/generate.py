@@ -122,12 +122,15 @@ def read_generated(language: Language, folder: Path) -> dict[str, bytes]:
 
 
 def differences(wanted: dict[str, bytes], present: dict[str, bytes], label: str) -> Iterator[str]:
-    """Yield the lines of a unified diff from the files that are present to those that should be."""
+    """Yield the lines of a unified diff from the files that are present to those that should be; none if all equal."""
     for name in sorted(wanted.keys() | present.keys()):
+        if wanted.get(name) == present.get(name):
+            continue
         before, after = (
             files.get(name, b"").decode("utf-8", "backslashreplace").splitlines(keepends=True)
             for files in (present, wanted)
         )
+        yield f"{label}/{name} differs\n"  # also where the difference is one that a diff of lines does not show
         yield from difflib.unified_diff(before, after, f"checked in: {label}/{name}", f"generated: {label}/{name}")
 
 

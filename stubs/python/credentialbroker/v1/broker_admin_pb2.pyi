@@ -1495,15 +1495,15 @@ class BrokerStatus(_message.Message):
 
     @_builtins.property
     def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentitySummary]:
-        """Identities ordered by name, without deleted ones, at most 1,000. ListIdentities has all of them."""
+        """Identities ordered by name, without deleted ones, at most 1,000; ListIdentities has all of them. May be empty."""
 
     @_builtins.property
     def identity_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentityCount]:
-        """All identities by state, without states in which there are none."""
+        """All identities by state, without states in which there are none. May be empty."""
 
     @_builtins.property
     def task_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskCount]:
-        """All tasks by state, without states in which there are none."""
+        """All tasks by state, without states in which there are none. May be empty."""
 
     def __init__(
         self,
@@ -1614,7 +1614,7 @@ class RewrapProgress(_message.Message):
     """How many could not be opened and were left as they are. The broker's log names them."""
     @_builtins.property
     def key_usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyUsage]:
-        """For each key of the key ring, how many secrets are under it after this call."""
+        """For each key of the key ring, how many secrets are under it after this call. At least one."""
 
     def __init__(
         self,

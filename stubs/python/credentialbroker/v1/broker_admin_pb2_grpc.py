@@ -313,6 +313,8 @@ class BrokerAdminServicer(object):
 
     def GetStatus(self, request, context):
         """Says how the broker that answers is doing. It answers also while its store is away.
+
+        Errors: none but those named at the service; STORE_DOWN is not among them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

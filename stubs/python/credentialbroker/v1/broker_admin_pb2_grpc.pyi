@@ -155,7 +155,10 @@ class BrokerAdminStub:
     Errors: TASK_NOT_FOUND, TASK_SHARED, GENERATION_CHANGED.
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_broker_admin_pb2.GetStatusRequest, _broker_admin_pb2.GetStatusResponse]
-    """Says how the broker that answers is doing. It answers also while its store is away."""
+    """Says how the broker that answers is doing. It answers also while its store is away.
+
+    Errors: none but those named at the service; STORE_DOWN is not among them.
+    """
     RewrapSecrets: _grpc.UnaryUnaryMultiCallable[_broker_admin_pb2.RewrapSecretsRequest, _broker_admin_pb2.RewrapSecretsResponse]
     """Seals stored secrets anew under the current key, a bounded number a call. Call it until `remaining_count` is 0; only
     then may an old key be removed.
@@ -297,7 +300,10 @@ class BrokerAdminAsyncStub(BrokerAdminStub):
     Errors: TASK_NOT_FOUND, TASK_SHARED, GENERATION_CHANGED.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_broker_admin_pb2.GetStatusRequest, _broker_admin_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """Says how the broker that answers is doing. It answers also while its store is away."""
+    """Says how the broker that answers is doing. It answers also while its store is away.
+
+    Errors: none but those named at the service; STORE_DOWN is not among them.
+    """
     RewrapSecrets: _aio.UnaryUnaryMultiCallable[_broker_admin_pb2.RewrapSecretsRequest, _broker_admin_pb2.RewrapSecretsResponse]  # type: ignore[assignment]
     """Seals stored secrets anew under the current key, a bounded number a call. Call it until `remaining_count` is 0; only
     then may an old key be removed.
@@ -520,7 +526,10 @@ class BrokerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _broker_admin_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_broker_admin_pb2.GetStatusResponse, _abc.Awaitable[_broker_admin_pb2.GetStatusResponse]]:
-        """Says how the broker that answers is doing. It answers also while its store is away."""
+        """Says how the broker that answers is doing. It answers also while its store is away.
+
+        Errors: none but those named at the service; STORE_DOWN is not among them.
+        """
 
     @_abc_1.abstractmethod
     def RewrapSecrets(

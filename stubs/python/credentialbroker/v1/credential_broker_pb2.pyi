@@ -459,7 +459,7 @@ class Task(_message.Message):
     upstream_key: _builtins.str
     """Always set. Opaque. Tasks of one identity and generation with equal keys share one task at the backend."""
     generation: _builtins.int
-    """The identity's generation that the task at the backend was registered in. 0 while it is not registered."""
+    """The identity's generation that the task at the backend was registered in. Unset while it is not registered."""
     version: _builtins.int
     """Always set. Bumped by each change; also when the task at the backend is replaced."""
     etag: _builtins.str
