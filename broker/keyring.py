@@ -236,11 +236,13 @@ class Keyring:
 
         Raises:
             SealKeyUnknownError: it was sealed with a key that the ring does not hold.
-            SealBrokenError: a bit of it changed, or it was sealed for another place.
+            SealBrokenError: a bit of it changed, it was sealed for another place, or its format is not known.
         """
         header, salt, nonce = sealed[:_SALT_AT], sealed[_SALT_AT:_NONCE_AT], sealed[_NONCE_AT:_CIPHERTEXT_AT]
-        if len(sealed) < _CIPHERTEXT_AT + _TAG_BYTES or header[0] != _SEAL_VERSION:
+        if len(sealed) < _CIPHERTEXT_AT + _TAG_BYTES:
             raise SealBrokenError
+        if header[0] != _SEAL_VERSION:
+            raise SealBrokenError(f"the value has format {header[0]}, which this version of the broker does not know")
         key = self._keys.get(header[1:])
         if key is None:
             raise SealKeyUnknownError(header[1:].hex())
@@ -386,7 +388,7 @@ def _publish(path: Path, document: bytes, *, token: str) -> None:
                 os.fsync(descriptor)
             path.hardlink_to(temporary)
         finally:
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
     except OSError as error:
         # Lost the race: the name exists, or its winner has already cleaned our temporary file away.
         if not path.exists():

@@ -146,10 +146,10 @@ def test_a_symbolic_link_is_refused(path: Path) -> None:
     target = path.with_name("elsewhere.json")
     make(target)
     path.symlink_to(target)
-    with pytest.raises(KeyringInvalidError, match="link"):
+    with pytest.raises(KeyringInvalidError, match="it is a link"):
         make(path)
     target.unlink()
-    with pytest.raises(KeyringInvalidError, match="link"):
+    with pytest.raises(KeyringInvalidError, match="it is a link"):
         make(path)
     assert not target.exists()
 
@@ -187,6 +187,12 @@ def flip_key(entry: dict[str, str]) -> dict[str, str]:
     return {**entry, "key": first + entry["key"][1:]}
 
 
+def id_of(key: bytes) -> str:
+    """Return the id that belongs to a key, by an HKDF of our own."""
+    pseudo_random = hmac.digest(bytes(32), key, hashlib.sha256)
+    return hmac.digest(pseudo_random, b"credential-broker key id v1\x01", hashlib.sha256)[:8].hex()
+
+
 DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no version": lambda ring: {name: ring[name] for name in ("current", "keys", "mac")},
     "a newer version": lambda ring: {**ring, "version": 2},
@@ -199,7 +205,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a changed key": lambda ring: {**ring, "keys": [flip_key(ring["keys"][0])]},
     "a changed MAC key": lambda ring: {**ring, "mac": flip_key(ring["mac"])},
     "a changed id": lambda ring: {**ring, "current": "0" * 16, "keys": [{**ring["keys"][0], "id": "0" * 16}]},
-    "a short key": lambda ring: {**ring, "keys": [{**ring["keys"][0], "key": "AAAA"}]},
+    "a short key": lambda ring: {**ring, "keys": [*ring["keys"], {"id": id_of(bytes(3)), "key": "AAAA"}]},
     "a key that is no base64": lambda ring: {**ring, "keys": [{**ring["keys"][0], "key": "*"}]},
     "an unknown member of a key": lambda ring: {**ring, "keys": [{**ring["keys"][0], "state": "new"}]},
     "no object": lambda ring: [ring],
@@ -260,31 +266,38 @@ def test_everything_is_synced_before_it_is_used(path: Path, monkeypatch: pytest.
     fsync, link = os.fsync, os.link
 
     def recording_fsync(descriptor: int) -> None:
-        steps.append("sync directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        status = os.fstat(descriptor)
+        steps.append("sync directory" if stat.S_ISDIR(status.st_mode) else f"sync {status.st_size} bytes")
         fsync(descriptor)
 
     def recording_link(source: Path, target: Path) -> None:
         steps.append("link")
-        assert source.stat().st_size > 0
         link(source, target)
 
     monkeypatch.setattr(os, "fsync", recording_fsync)
     monkeypatch.setattr(os, "link", recording_link)
     make(path)
-    assert steps == ["sync file", "link", "sync directory"]
+    assert steps == [f"sync {path.stat().st_size} bytes", "link", "sync directory"]
     steps.clear()
     Keyring.load(path)
     assert steps == ["sync directory"]
 
 
-def test_the_loser_of_a_race_takes_the_winners_ring(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ring that appears at the last moment is loaded, not replaced."""
+@pytest.mark.parametrize("winner_cleans_up", [True, False])
+def test_the_loser_of_a_race_takes_the_winners_ring(
+    path: Path, monkeypatch: pytest.MonkeyPatch, winner_cleans_up: bool
+) -> None:
+    """A ring that appears at the last moment is loaded, not replaced, with our temporary file there or gone."""
     link = os.link
     winners: list[Keyring] = []
 
     def link_too_late(source: Path, target: Path) -> None:
         monkeypatch.setattr(os, "link", link)
+        kept = source.read_bytes()
         winners.append(make(path))
+        assert not source.exists()
+        if not winner_cleans_up:
+            source.write_bytes(kept)
         link(source, target)
 
     monkeypatch.setattr(os, "link", link_too_late)
@@ -426,9 +439,7 @@ def test_an_id_is_made_from_its_key(path: Path) -> None:
     """The ids in the file follow from the keys by HKDF, so a damaged key cannot go unnoticed."""
     make(path)
     for entry in [*document(path)["keys"], document(path)["mac"]]:
-        pseudo_random = hmac.digest(bytes(32), b64decode(entry["key"]), hashlib.sha256)
-        key_id = hmac.digest(pseudo_random, b"credential-broker key id v1\x01", hashlib.sha256)[:8]
-        assert key_id.hex() == entry["id"]
+        assert id_of(b64decode(entry["key"])) == entry["id"]
 
 
 def test_sealing_twice_differs(path: Path) -> None:
@@ -502,6 +513,30 @@ def test_a_value_opens_only_in_its_place(path: Path) -> None:
                     ring.open(sealed, context=other)
 
 
+def test_no_two_places_join_to_the_same_bytes(path: Path) -> None:
+    """Fields that would read the same when simply joined are still different places."""
+    ring = make(path)
+    one, other = (
+        SealContext(
+            purpose=SealPurpose.BEARER,
+            identity_id=IdentityId(identity),
+            generation=int.from_bytes(generation, "big"),
+            record_id=record,
+        )
+        for identity, generation, record in [("a", b"bbbbbbbb", "cccccccc"), ("abbbbbbbb", b"cccccccc", "")]
+    )
+    with pytest.raises(SealBrokenError):
+        ring.open(ring.seal(b"secret", context=one), context=other)
+
+
+def test_a_value_of_a_newer_format_says_so(path: Path) -> None:
+    """A replica of an older version names the format instead of calling the value damaged."""
+    ring = make(path)
+    sealed = ring.seal(b"secret", context=CONTEXT)
+    with pytest.raises(SealBrokenError, match="format 2"):
+        ring.open(b"\x02" + sealed[1:], context=CONTEXT)
+
+
 @pytest.mark.parametrize("generation", [-1, 2**63])
 def test_a_generation_fits_a_database_integer(generation: int) -> None:
     """A generation no row could hold is refused before anything is sealed."""
@@ -544,6 +579,7 @@ def test_mac_keys_differ_by_purpose_and_agree_between_replicas(path: Path) -> No
     assert Keyring.load(path).derive_mac_key("revision") == keys[0]
     assert make(path.with_name("other.json")).derive_mac_key("revision") != keys[0]
     mac = document(path)["mac"]
+    assert mac["key"] != document(path)["keys"][0]["key"]
     pseudo_random = hmac.digest(bytes(32), b64decode(mac["key"]), hashlib.sha256)
     assert keys[0] == hmac.digest(pseudo_random, b"credential-broker mac v1\0revision\x01", hashlib.sha256)
 
