@@ -1,9 +1,9 @@
 """
 JSON from strangers, read the one way that leaves nothing open.
 
-Pure. Python's reader takes `NaN`, lets the last of two equal names win, turns `1e999` into infinity and recurses as deep
-as its input says; two programs that read such a text differently can be played against each other. Here all of that is
-refused. No exception text or chain holds a piece of the input, which may be secret.
+Pure. Python's reader takes `NaN`, lets the last of two equal names win, turns `1e999` into infinity and recurses as
+deep as its input says; two programs that read such a text differently can be played against each other. Here all of
+that is refused. No exception text or chain holds a piece of the input, which may be secret.
 """
 
 import json
