@@ -916,86 +916,92 @@ class ReportRejectedResponse(_message.Message):
 Global___ReportRejectedResponse: _TypeAlias = ReportRejectedResponse  # noqa: Y015
 
 @_typing.final
+class Subscribe(_message.Message):
+    """Starts a subscription on a WatchAuthorizations stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    THREAD_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    KNOWN_REVISION_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """Required. The caller's own name of the subscription, unique within the stream, 1 to 64 printable ASCII characters.
+    One that is in use is an `error` FIELD_INVALID for it and leaves the existing subscription alone.
+    """
+    scope: _builtins.str
+    """Required. As in GetAuthorizationRequest."""
+    thread_id: _builtins.str
+    """As in GetAuthorizationRequest."""
+    identity: _builtins.str
+    """Name of the identity. Unset: see the service."""
+    known_revision: _builtins.str
+    """`Authorization.revision` of a value held from an earlier stream whose `refresh_time` has not passed. If it is still
+    current, the broker sends the next value only when that one is due. Unset, or not current: a value is sent at once.
+    """
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        thread_id: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        known_revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "known_revision", b"known_revision", "scope", b"scope", "subscription_id", b"subscription_id", "thread_id", b"thread_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subscribe: _TypeAlias = Subscribe  # noqa: Y015
+
+@_typing.final
+class Unsubscribe(_message.Message):
+    """Ends a subscription on a WatchAuthorizations stream. Nothing is sent for it after the broker has seen this; unknown
+    ones are ignored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """Required. The name that it was started under, which is free again."""
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unsubscribe: _TypeAlias = Unsubscribe  # noqa: Y015
+
+@_typing.final
 class WatchAuthorizationsRequest(_message.Message):
     """One message of the caller on a WatchAuthorizations stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class Subscribe(_message.Message):
-        """Starts a subscription."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
-        SCOPE_FIELD_NUMBER: _builtins.int
-        THREAD_ID_FIELD_NUMBER: _builtins.int
-        IDENTITY_FIELD_NUMBER: _builtins.int
-        KNOWN_REVISION_FIELD_NUMBER: _builtins.int
-        subscription_id: _builtins.str
-        """Required. The caller's own name of the subscription, unique within the stream, 1 to 64 printable ASCII characters.
-        One that is in use is an `error` FIELD_INVALID for it and leaves the existing subscription alone.
-        """
-        scope: _builtins.str
-        """Required. As in GetAuthorizationRequest."""
-        thread_id: _builtins.str
-        """As in GetAuthorizationRequest."""
-        identity: _builtins.str
-        """Name of the identity. Unset: see the service."""
-        known_revision: _builtins.str
-        """`Authorization.revision` of a value held from an earlier stream whose `refresh_time` has not passed. If it is still
-        current, the broker sends the next value only when that one is due. Unset, or not current: a value is sent at once.
-        """
-        def __init__(
-            self,
-            *,
-            subscription_id: _builtins.str = ...,
-            scope: _builtins.str = ...,
-            thread_id: _builtins.str = ...,
-            identity: _builtins.str = ...,
-            known_revision: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "known_revision", b"known_revision", "scope", b"scope", "subscription_id", b"subscription_id", "thread_id", b"thread_id"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class Unsubscribe(_message.Message):
-        """Ends a subscription. Nothing is sent for it after the broker has seen this; unknown ones are ignored."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
-        subscription_id: _builtins.str
-        """Required. The name that it was started under, which is free again."""
-        def __init__(
-            self,
-            *,
-            subscription_id: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription_id", b"subscription_id"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     SUBSCRIBE_FIELD_NUMBER: _builtins.int
     UNSUBSCRIBE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def subscribe(self) -> Global___WatchAuthorizationsRequest.Subscribe:
+    def subscribe(self) -> Global___Subscribe:
         """Starts a subscription."""
 
     @_builtins.property
-    def unsubscribe(self) -> Global___WatchAuthorizationsRequest.Unsubscribe:
+    def unsubscribe(self) -> Global___Unsubscribe:
         """Ends a subscription."""
 
     def __init__(
         self,
         *,
-        subscribe: Global___WatchAuthorizationsRequest.Subscribe | None = ...,
-        unsubscribe: Global___WatchAuthorizationsRequest.Unsubscribe | None = ...,
+        subscribe: Global___Subscribe | None = ...,
+        unsubscribe: Global___Unsubscribe | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1008,98 +1014,106 @@ class WatchAuthorizationsRequest(_message.Message):
 Global___WatchAuthorizationsRequest: _TypeAlias = WatchAuthorizationsRequest  # noqa: Y015
 
 @_typing.final
+class Withdrawal(_message.Message):
+    """Says that the value held must no longer be used. A new value or an `error` follows where there can be one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: Global___WithdrawalReason.ValueType
+    """Always set."""
+    def __init__(
+        self,
+        *,
+        reason: Global___WithdrawalReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withdrawal: _TypeAlias = Withdrawal  # noqa: Y015
+
+@_typing.final
+class SubscriptionError(_message.Message):
+    """Says that no value can be given now. The subscription stays and is tried again. A value held stays usable until its
+    `expire_time`, unless it was withdrawn.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___ErrorStatus:
+        """Always set. What GetAuthorization would have failed with. `retry_delay` is when the broker tries again."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___ErrorStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionError: _TypeAlias = SubscriptionError  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """Shows that the stream lives. Sent when nothing else was for a while."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def server_time(self) -> _timestamp_pb2.Timestamp:
+        """Always set. The broker's clock."""
+
+    def __init__(
+        self,
+        *,
+        server_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Closing(_message.Message):
+    """Says that the broker ends the stream soon, with OK. Values held stay usable until their `expire_time`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """Always set. How long to wait before opening a new stream; jittered, so that not all callers come together."""
+
+    def __init__(
+        self,
+        *,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Closing: _TypeAlias = Closing  # noqa: Y015
+
+@_typing.final
 class WatchAuthorizationsResponse(_message.Message):
     """One message of the broker on a WatchAuthorizations stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class Withdrawal(_message.Message):
-        """Says that the value held must no longer be used. A new value or an `error` follows where there can be one."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        REASON_FIELD_NUMBER: _builtins.int
-        reason: Global___WithdrawalReason.ValueType
-        """Always set."""
-        def __init__(
-            self,
-            *,
-            reason: Global___WithdrawalReason.ValueType = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class SubscriptionError(_message.Message):
-        """Says that no value can be given now. The subscription stays and is tried again. A value held stays usable until its
-        `expire_time`, unless it was withdrawn.
-        """
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        STATUS_FIELD_NUMBER: _builtins.int
-        @_builtins.property
-        def status(self) -> Global___ErrorStatus:
-            """Always set. What GetAuthorization would have failed with. `retry_delay` is when the broker tries again."""
-
-        def __init__(
-            self,
-            *,
-            status: Global___ErrorStatus | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class Heartbeat(_message.Message):
-        """Shows that the stream lives. Sent when nothing else was for a while."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        SERVER_TIME_FIELD_NUMBER: _builtins.int
-        @_builtins.property
-        def server_time(self) -> _timestamp_pb2.Timestamp:
-            """Always set. The broker's clock."""
-
-        def __init__(
-            self,
-            *,
-            server_time: _timestamp_pb2.Timestamp | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class Closing(_message.Message):
-        """Says that the broker ends the stream soon, with OK. Values held stay usable until their `expire_time`."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        RETRY_DELAY_FIELD_NUMBER: _builtins.int
-        @_builtins.property
-        def retry_delay(self) -> _duration_pb2.Duration:
-            """Always set. How long to wait before opening a new stream; jittered, so that not all callers come together."""
-
-        def __init__(
-            self,
-            *,
-            retry_delay: _duration_pb2.Duration | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
@@ -1114,19 +1128,19 @@ class WatchAuthorizationsResponse(_message.Message):
         """The value to use from now on."""
 
     @_builtins.property
-    def withdrawal(self) -> Global___WatchAuthorizationsResponse.Withdrawal:
+    def withdrawal(self) -> Global___Withdrawal:
         """The value held must no longer be used."""
 
     @_builtins.property
-    def error(self) -> Global___WatchAuthorizationsResponse.SubscriptionError:
+    def error(self) -> Global___SubscriptionError:
         """No value can be given now."""
 
     @_builtins.property
-    def heartbeat(self) -> Global___WatchAuthorizationsResponse.Heartbeat:
+    def heartbeat(self) -> Global___Heartbeat:
         """The stream lives."""
 
     @_builtins.property
-    def closing(self) -> Global___WatchAuthorizationsResponse.Closing:
+    def closing(self) -> Global___Closing:
         """The stream ends soon."""
 
     def __init__(
@@ -1134,10 +1148,10 @@ class WatchAuthorizationsResponse(_message.Message):
         *,
         subscription_id: _builtins.str = ...,
         authorization: Global___Authorization | None = ...,
-        withdrawal: Global___WatchAuthorizationsResponse.Withdrawal | None = ...,
-        error: Global___WatchAuthorizationsResponse.SubscriptionError | None = ...,
-        heartbeat: Global___WatchAuthorizationsResponse.Heartbeat | None = ...,
-        closing: Global___WatchAuthorizationsResponse.Closing | None = ...,
+        withdrawal: Global___Withdrawal | None = ...,
+        error: Global___SubscriptionError | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+        closing: Global___Closing | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "closing", b"closing", "error", b"error", "event", b"event", "heartbeat", b"heartbeat", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
