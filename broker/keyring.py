@@ -206,6 +206,15 @@ class Keyring:
         return cls(*parsed, random)
 
     @property
+    def ring_id(self) -> str:
+        """
+        The id of the ring as a whole, which stays when the sealing key is replaced.
+
+        A store that remembers it can refuse another ring before anything is sealed with that.
+        """
+        return _key_id(self._mac_key).hex()
+
+    @property
     def key_ids(self) -> tuple[str, ...]:
         """The ids of all keys, in the order of the file."""
         return tuple(key_id.hex() for key_id in self._keys)

@@ -568,6 +568,8 @@ def test_a_ring_of_two_keys_opens_with_both_and_seals_with_the_current(path: Pat
     assert ring.open(old_value, context=CONTEXT) == b"old"
     assert new_ring.open(ring.seal(b"new", context=CONTEXT), context=CONTEXT) == b"new"
     assert ring.derive_mac_key("revision") == old_ring.derive_mac_key("revision")
+    assert ring.ring_id == old_ring.ring_id == document(path)["mac"]["id"]
+    assert ring.ring_id != new_ring.ring_id
 
 
 def test_mac_keys_differ_by_purpose_and_agree_between_replicas(path: Path) -> None:
