@@ -7,9 +7,11 @@ The contract, beyond each method's own:
   effect, or (only with `StoreDownError`) it may have had its whole effect, never a part.
 - *One transaction a method.* No method leaves a transaction open; none is held across a network call.
 - *Compare-and-set.* Every row has a `version` that each write bumps. A write names the version, fencing token or
-  generation it read and fails with `GenerationChangedError` when another write came first. Rows are returned as written.
+  generation it read and fails with `GenerationChangedError` when another write came first. Rows are returned as
+  written.
 - *Claims.* At most one claim of an upstream task is in flight. It has a lease and a fencing token that only grows; a
   claim whose lease ran out is taken over with a higher token, and who held the lower one can no longer complete it.
+  Versions and tokens of tasks do not begin at 1, and do not begin again when a row was pruned and its key comes back.
 - *Changes.* Every write moves one change counter that orders all writes. `changes(after)` names every row written
   since, by any process that shares the database, so a reader that follows it misses nothing.
 - *Errors.* A database that cannot be reached, is locked for longer than the busy limit, is full or read-only raises
@@ -101,7 +103,8 @@ class Changes:
     """
     The rows written since a point of the change counter, each with the version it has now.
 
-    `sequence` is where to ask from next. `complete` is False when more changes wait behind `limit`.
+    `sequence` is where to ask from next; lower than what was asked, it says that the database was replaced by an older
+    one and everything must be read anew. `complete` is False when more changes wait behind `limit`.
     """
 
     sequence: int
@@ -130,10 +133,16 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """One page of a list; `next_after` continues it and is None on the last page."""
+    """
+    One page of a list; `next_after` continues it and is None on the last page.
+
+    A row that cannot be read does not spoil its page: its name (of a task: its id) is in `corrupt`, and reading it
+    alone raises `RowCorruptError`.
+    """
 
     rows: tuple[Row, ...]
     next_after: str | None
+    corrupt: tuple[str, ...] = ()
 
 
 class Store(Protocol):
@@ -182,7 +191,12 @@ class Store(Protocol):
         ...
 
     async def prune(self, now: float, *, limit: int = 500) -> int:
-        """Remove at most `limit` tombstones and remembered requests whose time is over; return how many went."""
+        """
+        Remove at most `limit` tombstones and remembered requests whose time is over; return how many went.
+
+        The bindings of deleted identities count as tombstones. Upstream tasks that no binding names any more go with
+        the last one. Whoever follows `changes` is not told: nothing may rest on a tombstone past its purge time.
+        """
         ...
 
     # --- identities --------------------------------------------------------------------------------------------------
@@ -214,10 +228,11 @@ class Store(Protocol):
         """
         Replace the row of `identity.id` if its version is still `identity.version`; return it with the version bumped.
 
-        The generation may stay or grow, never shrink.
+        The generation may stay or grow, never shrink. The sealed bearer of an identity that becomes DELETED goes too.
 
         Raises:
             GenerationChangedError: the row has another version, or is gone.
+            IdentityExistsError: its name is new and another, undeleted identity has it.
         """
         ...
 
@@ -282,6 +297,7 @@ class Store(Protocol):
         Make the claimed upstream task ACTIVE with what the backend answered.
 
         Returns None, and records the answer as orphaned, when the claim was taken over or the generation has moved on.
+        Asked again with the same answer, after an error that hid a success, it returns the row as it stands.
         """
         ...
 
@@ -309,7 +325,8 @@ class Store(Protocol):
         """
         Revoke a binding's upstream task and every live binding that shares it; return the bindings taken down.
 
-        The named binding comes first. Empty when there is no such binding. When others share the upstream task and
-        `include_sharing` is False nothing is written and the sharing bindings are returned with their state unchanged.
+        The named binding comes first, and ends REVOKED even if it had ENDED. Empty when there is no such binding. When
+        others share the upstream task and `include_sharing` is False nothing is written and the sharing bindings are
+        returned with their state unchanged: what was returned is down only if all of it is REVOKED.
         """
         ...

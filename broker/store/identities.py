@@ -1,0 +1,140 @@
+"""Identities, their bearers, and the requests that made them: the statements behind the contract in `broker.store`."""
+
+from dataclasses import replace
+
+from sqlalchemy import Connection, delete, insert, select, tuple_, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from broker.errors import GenerationChangedError, IdentityExistsError, RequestIdReusedError, RowCorruptError
+from broker.model import Identity, IdentityId, IdentityName, IdentityState, StoredBearer
+from broker.store import CreateRequest, Page, rows, schema
+from broker.store.transaction import WriteTransaction
+
+_identities = schema.identities
+_bearers = schema.bearers
+_requests = schema.create_requests
+
+_PLACE_SEPARATOR = "\n"
+"""Stands between name and id in a place of the list; no name contains it."""
+
+
+def by_id(connection: Connection, identity_id: IdentityId) -> Identity | None:
+    """Return an identity in whatever state."""
+    return _first(connection, _identities.c.id == identity_id)
+
+
+def by_name(connection: Connection, name: IdentityName) -> Identity | None:
+    """Return the undeleted identity of that name."""
+    return _first(connection, (_identities.c.name == name) & schema.UNDELETED)
+
+
+def page(connection: Connection, *, after: str, limit: int, include_deleted: bool) -> Page[Identity]:
+    """List by (name, id): a name may stand several times, once undeleted and once for each deleted holder."""
+    found = select(_identities).order_by(_identities.c.name, _identities.c.id).limit(limit + 1)
+    if not include_deleted:
+        found = found.where(schema.UNDELETED)
+    if after:
+        name, _, identity_id = after.partition(_PLACE_SEPARATOR)
+        found = found.where(tuple_(_identities.c.name, _identities.c.id) > tuple_(name, identity_id))
+    listed = connection.execute(found).mappings().all()
+    readable, corrupt = [], []
+    for row in listed[:limit]:
+        try:
+            readable.append(rows.identity_from(row))
+        except RowCorruptError:
+            corrupt.append(rows.readable(row["name"]))
+    more = len(listed) > limit
+    last = listed[limit - 1] if more else None
+    return Page(
+        rows=tuple(readable),
+        next_after=f"{last['name']}{_PLACE_SEPARATOR}{last['id']}" if last is not None else None,
+        corrupt=tuple(corrupt),
+    )
+
+
+def bearer(connection: Connection, identity_id: IdentityId) -> StoredBearer | None:
+    """Return the sealed bearer kept for an identity."""
+    row = connection.execute(select(_bearers).where(_bearers.c.identity_id == identity_id)).mappings().first()
+    return None if row is None else rows.bearer_from(row)
+
+
+def remembered(connection: Connection, request: CreateRequest) -> Identity | None:
+    """
+    Return what the request made when it is remembered.
+
+    Raises:
+        RequestIdReusedError: it is remembered with another fingerprint.
+    """
+    row = connection.execute(select(_requests).where(_requests.c.request_id == request.request_id)).mappings().first()
+    if row is None or row["purge_time"] <= request.now:
+        return None
+    if row["fingerprint"] != request.fingerprint:
+        raise RequestIdReusedError
+    return by_id(connection, row["identity_id"])
+
+
+def create(tx: WriteTransaction, identity: Identity, request: CreateRequest, bearer: StoredBearer | None) -> Identity:
+    """
+    Insert an identity, its bearer and the memory of the request, or return what the request made before.
+
+    Raises:
+        IdentityExistsError: another, undeleted identity has the name.
+        RequestIdReusedError: the request is remembered with another fingerprint.
+    """
+    made = remembered(tx.connection, request)
+    if made is not None:
+        return made
+    _refuse_taken_name(tx, identity)
+    tx.execute(insert(_identities).values(**rows.identity_values(identity), change_sequence=tx.next_change()))
+    if bearer is not None:
+        tx.execute(insert(_bearers).values(**rows.bearer_values(bearer), change_sequence=tx.next_change()))
+    tx.execute(delete(_requests).where(_requests.c.request_id == request.request_id))  # one whose time is over
+    tx.execute(
+        insert(_requests).values(
+            request_id=request.request_id,
+            fingerprint=request.fingerprint,
+            identity_id=identity.id,
+            create_time=request.now,
+            purge_time=request.remember_until,
+        )
+    )
+    return identity
+
+
+def write(tx: WriteTransaction, identity: Identity) -> Identity:
+    """
+    Replace a row if nobody wrote it since; a deleted identity's bearer goes with it.
+
+    Raises:
+        GenerationChangedError: the row has another version or a higher generation, or is gone.
+        IdentityExistsError: it was given a name that another, undeleted identity has.
+    """
+    _refuse_taken_name(tx, identity)
+    written = replace(identity, version=identity.version + 1)
+    changed = tx.execute(
+        update(_identities)
+        .where(
+            _identities.c.id == identity.id,
+            _identities.c.version == identity.version,
+            _identities.c.generation <= identity.generation,
+        )
+        .values(**rows.identity_values(written), change_sequence=tx.next_change())
+    )
+    if changed.rowcount != 1:
+        raise GenerationChangedError(note="the identity was written by another")
+    if identity.state is IdentityState.DELETED:
+        tx.execute(delete(_bearers).where(_bearers.c.identity_id == identity.id))
+    return written
+
+
+def _first(connection: Connection, condition: ColumnElement[bool]) -> Identity | None:
+    row = connection.execute(select(_identities).where(condition)).mappings().first()
+    return None if row is None else rows.identity_from(row)
+
+
+def _refuse_taken_name(tx: WriteTransaction, identity: Identity) -> None:
+    if identity.state is IdentityState.DELETED:
+        return
+    holder = select(_identities.c.id).where(_identities.c.name == identity.name, schema.UNDELETED)
+    if tx.execute(holder.where(_identities.c.id != identity.id)).first() is not None:
+        raise IdentityExistsError

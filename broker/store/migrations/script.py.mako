@@ -1,0 +1,16 @@
+"""
+${message}
+
+Revision ${up_revision}, after ${down_revision}.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    """Why, and whether the version before can live with it (else set meta.minimum_revision)."""
+    ${upgrades if upgrades else "raise NotImplementedError"}
