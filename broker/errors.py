@@ -170,6 +170,11 @@ class TaskEndedError(BrokerError):
     text = "the task of this thread was ended; RegisterTask starts a new one"
 
 
+class TaskSharedError(BrokerError):
+    reason = "TASK_SHARED"
+    text = "other tasks share this upstream task and would be revoked with it; say force to revoke them all"
+
+
 class TargetNotAllowedError(BrokerError):
     reason = "TARGET_NOT_ALLOWED"
     text = "target_url is not of an origin of this identity's backend"

@@ -1,0 +1,570 @@
+"""
+GetAuthorization: one snapshot → one decision → a set of headers.
+
+A call for which all is in memory is answered without waiting. Otherwise what is missing (the task, the bearer) is had
+by a job of the broker's own, bounded by the caller's deadline, and the decision is made again. Within one second the
+same credential gives the same answer: it is signed once, not once a call.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import random
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from broker import assertion, errors
+from broker.audit import AuditLog, Grant
+from broker.backend_api import BackendApi
+from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer
+from broker.clock import Clock
+from broker.errors import BrokerError
+from broker.keyring import Keyring
+from broker.model import (
+    ACCOUNT_HEADER,
+    AUTHORIZATION_HEADER,
+    FEDRAMP_HEADER,
+    Authorization,
+    Caller,
+    CredentialKind,
+    DecisionReason,
+    Header,
+    IdentityId,
+    IdentityName,
+    IdentityState,
+    ScopeName,
+    TaskState,
+    ThreadId,
+)
+from broker.policy import (
+    BearerFact,
+    Decision,
+    NeedBearer,
+    NeedTask,
+    Refuse,
+    Situation,
+    Step,
+    TaskFact,
+    UseAssertion,
+    UseBearer,
+    account,
+    decide,
+)
+from broker.registration import Registrar
+from broker.scopes import ScopeRule, TaskNeed
+from broker.snapshots import IdentityView, Snapshots, TaskView
+from broker.telemetry import Metrics
+
+ANSWER_MARGIN_SECONDS: Final = 0.1
+"""How long before a caller's deadline a wait ends, so that the answer still reaches it."""
+STALE_AFTER_SECONDS: Final = 5.0
+_MOST_ROUNDS: Final = 4
+_MOST_ANSWERS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """What a caller asks for; every field is checked in form already."""
+
+    scope: ScopeName
+    thread_id: ThreadId | None
+    identity: IdentityName | None
+    target_url: str | None
+    expected_account_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision with the rows that led to it."""
+
+    identity: IdentityName
+    rule: ScopeRule
+    decision: Decision
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    epoch: int
+    authorization: Authorization
+    grant: Grant
+    rule: ScopeRule
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What trying to obtain something brought, where that is not in the snapshot."""
+
+    task: TaskFact | None = None
+    bearer: BearerFact | None = None
+    trouble: BrokerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationSettings:
+    """The settings that answers depend on. Durations in seconds."""
+
+    default_identity: IdentityName | None
+    grant_bootstrap: bool
+    max_lease: float
+    max_staleness: float
+
+
+class Authorizer:
+    """Decides and answers; the one place where a credential is handed out."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: Snapshots,
+        registrar: Registrar,
+        scopes: Mapping[str, ScopeRule],
+        apis: Mapping[str, BackendApi],
+        keyring: Keyring,
+        audit: AuditLog,
+        clock: Clock,
+        metrics: Metrics,
+        settings: AuthorizationSettings,
+        jitter: random.Random,
+    ) -> None:
+        self._snapshots = snapshots
+        self._registrar = registrar
+        self._scopes = scopes
+        self._apis = apis
+        self._audit = audit
+        self._clock = clock
+        self._metrics = metrics
+        self._settings = settings
+        self._jitter = jitter
+        self._revision_key = keyring.derive_mac_key("revision")
+        self._tag_key = keyring.derive_mac_key("connection-tag")
+        self._second = 0
+        self._answers: dict[tuple[str, AuthorizationRequest], _Answer] = {}
+        self._signed: dict[tuple[IdentityId, int, str, int], str] = {}
+        self._refreshes: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
+        self._last_use: dict[IdentityId, float] = {}
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    async def authorize(
+        self, caller: Caller, request: AuthorizationRequest, *, min_validity: float, deadline: float, request_id: str
+    ) -> Authorization:
+        """
+        Answer one call.
+
+        Args:
+            caller: who asks, proven.
+            request: what for.
+            min_validity: seconds for which the answer must still be good.
+            deadline: monotonic time by which the caller wants its answer.
+            request_id: names the call in the audit record.
+
+        Raises:
+            BrokerError: no header is handed out; the class says why.
+        """
+        now = self._clock.now()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._answers.clear()
+            self._signed.clear()
+        key = (caller.principal, request)
+        answer = self._answers.get(key)
+        if answer is None or answer.epoch != self._snapshots.epoch:
+            answer = await self._work_out(caller, request, deadline)
+            if len(self._answers) < _MOST_ANSWERS:
+                self._answers[key] = answer
+        authorization = answer.authorization
+        _require_validity(authorization, max(min_validity, answer.rule.min_lifetime or 0.0), self._clock.now())
+        self._audit.grant(answer.grant, request_id)
+        self._metrics.count_decision(
+            answer.rule.name, authorization.kind, authorization.reason, authorization.fallback_from
+        )
+        return authorization
+
+    async def _work_out(self, caller: Caller, request: AuthorizationRequest, deadline: float) -> _Answer:
+        rule = self.rule(request.scope)
+        thread_id = _task_thread(rule, request)
+        wait_until = deadline - ANSWER_MARGIN_SECONDS
+        found = _Found()
+        for _ in range(_MOST_ROUNDS):
+            # 1. One snapshot of everything; nothing is awaited between here and the decision.
+            view = self._view(caller, request)
+            self._require_fresh_store()
+            task = self._snapshots.task(view.identity, thread_id) if rule.task is not TaskNeed.NONE else None
+            situation = self._situation(view, rule, request, task, found)
+            decision = decide(rule, situation)
+            # 2. Do what it says.
+            match decision:
+                case UseAssertion():
+                    return self._answer(caller, request, rule, view, self._assertion(caller, rule, view, task))
+                case UseBearer():
+                    return self._answer(caller, request, rule, view, self._bearer(caller, rule, view, decision))
+                case Refuse():
+                    raise _refusal(decision, found.trouble)
+                case NeedTask():
+                    found = await self._obtain_task(view, thread_id, task, wait_until)
+                case NeedBearer():
+                    got = await self._obtain_bearer(view, wait_until)
+                    found = _Found(found.task, got.bearer, got.trouble)
+        # Whatever was obtained changed again at once, every time.
+        raise errors.GenerationChangedError
+
+    # --- the situation ------------------------------------------------------------------------------------------------
+
+    def rule(self, scope: ScopeName) -> ScopeRule:
+        """
+        Return the rule of a scope that callers may use.
+
+        Raises:
+            ScopeUnknownError: there is none.
+            NotAllowedError: it is for the broker itself.
+        """
+        rule = self._scopes.get(scope)
+        if rule is None:
+            raise errors.ScopeUnknownError(violations={"scope": "is not in the catalogue; ListScopes names all scopes"})
+        if rule.is_bootstrap and not self._settings.grant_bootstrap:
+            raise errors.NotAllowedError
+        return rule
+
+    def rules(self) -> list[ScopeRule]:
+        """Return every scope that callers may use, by name."""
+        return [rule for rule in self._scopes.values() if self._settings.grant_bootstrap or not rule.is_bootstrap]
+
+    def view_of(self, name: IdentityName | None, caller: Caller) -> IdentityView:
+        """
+        Return the identity a call means: the one it names, else the caller's default, else the only one there is.
+
+        Raises:
+            IdentityRequiredError: several could be meant.
+            NotAllowedError: there is no such identity.
+            RowCorruptError: its row cannot be used.
+        """
+        name = name or caller.default_identity or self._settings.default_identity
+        if name is None:
+            usable = self._snapshots.usable_names()
+            if len(usable) > 1:
+                raise errors.IdentityRequiredError(
+                    violations={"identity": f"is needed, since there are {len(usable)} identities and no default"}
+                )
+            name = usable[0] if usable else None
+        view = None if name is None else self._snapshots.named(name)
+        if view is None:
+            raise errors.NotAllowedError
+        if view.trouble is not None:
+            raise view.trouble
+        return view
+
+    def _view(self, caller: Caller, request: AuthorizationRequest) -> IdentityView:
+        view = self.view_of(request.identity, caller)
+        if request.expected_account_id is not None and request.expected_account_id != view.identity.account_id:
+            raise errors.AccountMismatchError
+        return view
+
+    def _require_fresh_store(self) -> None:
+        age = self._store_age()
+        if age > max(self._settings.max_staleness, STALE_AFTER_SECONDS):
+            raise errors.StoreDownError(retry_after=1.0)
+
+    def _store_age(self) -> float:
+        return self._clock.monotonic() - self._snapshots.confirmation.monotonic
+
+    def _situation(
+        self,
+        view: IdentityView,
+        rule: ScopeRule,
+        request: AuthorizationRequest,
+        task: TaskView | None,
+        found: _Found,
+    ) -> Situation:
+        identity, backend = view.identity, view.backend
+        now = self._clock.now()
+        outcome: type[BrokerError] = errors.RegistrationInProgressError
+        retry_after = None if found.trouble is None else found.trouble.retry_after
+        fact = _task_fact(task, now)
+        if fact is TaskFact.ABSENT:
+            if identity.state is IdentityState.REGISTERING:
+                fact, retry_after = TaskFact.COOLING_DOWN, 1.0
+            elif found.task is not None:
+                fact = found.task
+                outcome = outcome if found.trouble is None else type(found.trouble)
+            elif (known := self._registrar.trouble(view, _task_thread(rule, request))) is not None:
+                fact, outcome = known.fact, known.outcome
+                retry_after = known.until - self._clock.monotonic()
+        return Situation(
+            identity_state=identity.state,
+            login_expired=identity.expire_time is not None and identity.expire_time <= now,
+            mode=identity.mode,
+            target_allowed=request.target_url is None or backend.allows_target(request.target_url),
+            assertions_enabled=backend.assertions_enabled and identity.assertions_enabled,
+            route_takes_assertions=backend.profile.takes_assertions(rule.name),
+            task=fact,
+            bearer=_bearer_fact(view, now, found.bearer),
+            task_trouble=outcome,
+            retry_after=retry_after,
+        )
+
+    # --- obtaining what is missing ------------------------------------------------------------------------------------
+
+    async def _obtain_task(
+        self, view: IdentityView, thread_id: ThreadId | None, task: TaskView | None, wait_until: float
+    ) -> _Found:
+        """Load the task, or have it registered; return what is known when neither made it live."""
+        try:
+            if task is None:
+                loaded = await self._snapshots.load_task(view.identity, thread_id)
+                if loaded is not None and _task_fact(loaded, self._clock.now()) is not TaskFact.ABSENT:
+                    return _Found()
+            bound = await self._registrar.ensure(view, thread_id, wait_until=wait_until)
+        except (errors.IdentityRejectedError, errors.IdentityRevokedError) as error:
+            return _Found(task=TaskFact.REFUSED, trouble=error)
+        except errors.BackendProtocolError as error:
+            return _Found(task=TaskFact.PROTOCOL_BROKEN, trouble=error)
+        except (
+            errors.BackendDownError,
+            errors.BackendThrottledError,
+            errors.IssuerDownError,
+            errors.RegistrationInProgressError,
+            errors.StoreDownError,
+        ) as error:
+            return _Found(task=TaskFact.COOLING_DOWN, trouble=error)
+        return _Found(task=None if bound.state is TaskState.ACTIVE else TaskFact.ENDED)
+
+    async def _obtain_bearer(self, view: IdentityView, wait_until: float) -> _Found:
+        """Have the source look for a bearer, once for everybody who waits."""
+        identity_id = view.identity.id
+        refresh = self._refreshes.get(identity_id)
+        if refresh is None:
+            refresh = asyncio.create_task(self._refresh(view), name="refresh-bearer")
+            self._refreshes[identity_id] = refresh
+            refresh.add_done_callback(lambda _: self._refreshes.pop(identity_id, None))
+        await asyncio.wait({refresh}, timeout=max(0.0, wait_until - self._clock.monotonic()))
+        if not refresh.done():
+            return _Found(bearer=BearerFact.ISSUER_DOWN, trouble=errors.IssuerDownError(retry_after=1.0))
+        error = refresh.result()
+        if error is None:
+            return _Found()
+        fact = BearerFact.REAUTH_REQUIRED if isinstance(error, errors.ReauthRequiredError) else BearerFact.ISSUER_DOWN
+        return _Found(bearer=fact, trouble=error)
+
+    async def _refresh(self, view: IdentityView) -> BrokerError | None:
+        try:
+            if view.bearers is not None:
+                await view.bearers.refresh()
+                self._snapshots.touch(view.identity.id)
+        except (errors.IssuerDownError, errors.ReauthRequiredError) as error:
+            return error
+        return None
+
+    # --- making the answer --------------------------------------------------------------------------------------------
+
+    def _answer(
+        self,
+        caller: Caller,
+        request: AuthorizationRequest,
+        rule: ScopeRule,
+        view: IdentityView,
+        authorization: Authorization,
+    ) -> _Answer:
+        self._last_use[view.identity.id] = self._clock.now()
+        grant = Grant(
+            principal=caller.principal,
+            identity=view.identity.name,
+            generation=view.identity.generation,
+            scope=rule.name,
+            thread_id=request.thread_id or "",
+            kind=authorization.kind,
+            reason=authorization.reason,
+            fallback_from=authorization.fallback_from or "",
+            credential=authorization.connection_tag,
+        )
+        return _Answer(self._snapshots.epoch, authorization, grant, rule)
+
+    def last_use(self, identity_id: IdentityId) -> float | None:
+        """Return when an identity's credential was last handed out by this process."""
+        return self._last_use.get(identity_id)
+
+    def _assertion(self, caller: Caller, rule: ScopeRule, view: IdentityView, task: TaskView | None) -> Authorization:
+        identity = view.identity
+        if task is None or task.upstream is None or task.upstream_task_id is None or view.key is None:
+            raise errors.RowCorruptError
+        if identity.agent_runtime_id is None:
+            raise errors.RowCorruptError
+        # The time that is signed is the backend's, corrected; the times we give are ours.
+        timestamp = self._apis[view.backend.name].signing_time(self._second)
+        key = (identity.id, identity.generation, task.upstream_task_id, timestamp)
+        value = self._signed.get(key)
+        if value is None:
+            value = self._signed[key] = assertion.authorization_header(
+                view.key, identity.agent_runtime_id, task.upstream_task_id, assertion.timestamp(timestamp)
+            )
+            self._metrics.count(self._metrics.signatures)
+        version = f"{task.upstream.key}\x00{task.upstream.version}"
+        return self._authorization(
+            caller,
+            view,
+            rule,
+            kind=CredentialKind.AGENT_ASSERTION,
+            reason=DecisionReason.TASK_ASSERTION,
+            fallback_from=None,
+            value=value,
+            lifetime=view.backend.profile.assertion_lifetime,
+            ends=_earliest(identity.expire_time, task.upstream.expire_time),
+            version=version,
+            tag_version=version,
+        )
+
+    def _bearer(self, caller: Caller, rule: ScopeRule, view: IdentityView, decision: UseBearer) -> Authorization:
+        bearer = _current(view)
+        return self._authorization(
+            caller,
+            view,
+            rule,
+            kind=CredentialKind.BEARER,
+            reason=decision.why,
+            fallback_from=decision.fallback_from,
+            value=f"Bearer {bearer.token.reveal()}",
+            lifetime=self._settings.max_lease,
+            ends=_earliest(
+                view.identity.expire_time,
+                None if bearer.expire_time is None else bearer.expire_time - EXPIRY_MARGIN_SECONDS,
+            ),
+            version=self._snapshots.bearer_version(bearer),
+            tag_version="",  # pooled connections outlive the refresh of a bearer
+        )
+
+    def _authorization(
+        self,
+        caller: Caller,
+        view: IdentityView,
+        rule: ScopeRule,
+        *,
+        kind: CredentialKind,
+        reason: DecisionReason,
+        fallback_from: CredentialKind | None,
+        value: str,
+        lifetime: float,
+        ends: float | None,
+        version: str,
+        tag_version: str,
+    ) -> Authorization:
+        identity = view.identity
+        headers = [Header(AUTHORIZATION_HEADER, value)]
+        if identity.account_id:
+            headers.append(Header(ACCOUNT_HEADER, identity.account_id, sensitive=False))
+        if identity.fedramp:
+            headers.append(Header(FEDRAMP_HEADER, "true", sensitive=False))
+        mint = float(self._second)
+        lifetime = min(lifetime, self._settings.max_lease, rule.max_lifetime or lifetime)
+        expire = mint + lifetime if ends is None else min(mint + lifetime, ends)
+        confirmation = self._snapshots.confirmation
+        offline_until = confirmation.wall + self._settings.max_staleness
+        return Authorization(
+            headers=tuple(headers),
+            kind=kind,
+            reason=reason,
+            fallback_from=fallback_from,
+            mint_time=mint,
+            refresh_time=mint + (expire - mint) * self._jitter.uniform(0.45, 0.55),
+            expire_time=expire,
+            stale=self._store_age() > STALE_AFTER_SECONDS,
+            offline_serving_until_time=offline_until if ends is None else min(offline_until, ends),
+            revision=self._revision(caller, view, kind, version),
+            identity=identity.name,
+            connection_tag=self._connection_tag(view, kind, tag_version),
+        )
+
+    def _revision(self, caller: Caller, view: IdentityView, kind: CredentialKind, version: str) -> str:
+        """Name (identity, generation, kind, version) so that only this caller and we can use the name."""
+        identity = view.identity
+        digest = hashlib.blake2b(version.encode(), digest_size=12).digest()
+        payload = bytes.fromhex(identity.id) + struct.pack(">QB", identity.generation, _KIND_NUMBERS[kind]) + digest
+        tag = hmac.digest(self._revision_key, payload + caller.principal.encode(), hashlib.sha256)[:16]
+        return base64.urlsafe_b64encode(payload + tag).rstrip(b"=").decode("ascii")
+
+    def _connection_tag(self, view: IdentityView, kind: CredentialKind, version: str) -> str:
+        identity = view.identity
+        fields = "\x00".join((view.backend.name, identity.id, str(identity.generation), kind, version))
+        return hmac.digest(self._tag_key, fields.encode(), hashlib.sha256)[:16].hex()
+
+    # --- explaining ---------------------------------------------------------------------------------------------------
+
+    async def explain(self, caller: Caller, request: AuthorizationRequest) -> Explanation:
+        """
+        Return the decision a call would get now and the rows that lead to it; nothing is registered or refreshed.
+
+        Raises:
+            BrokerError: the request is not valid, as for `authorize`.
+        """
+        rule = self.rule(request.scope)
+        thread_id = _task_thread(rule, request)
+        view = self._view(caller, request)
+        task = None
+        if rule.task is not TaskNeed.NONE:
+            task = self._snapshots.task(view.identity, thread_id)
+            task = task or await self._snapshots.load_task(view.identity, thread_id)
+        situation = self._situation(view, rule, request, task, _Found())
+        return Explanation(view.identity.name, rule, decide(rule, situation), account(rule, situation))
+
+
+_KIND_NUMBERS: Final = {CredentialKind.AGENT_ASSERTION: 1, CredentialKind.BEARER: 2}
+
+
+def _task_thread(rule: ScopeRule, request: AuthorizationRequest) -> ThreadId | None:
+    """Return the thread whose task the scope is signed for; a thread id that the scope does not need is ignored."""
+    if rule.task is not TaskNeed.THREAD:
+        return None
+    if request.thread_id is None:
+        raise errors.ThreadIdRequiredError(violations={"thread_id": f"is needed for scope {rule.name}"})
+    return request.thread_id
+
+
+def _task_fact(task: TaskView | None, now: float) -> TaskFact:
+    if task is None:
+        return TaskFact.ABSENT
+    if task.task.state is not TaskState.ACTIVE:
+        # The tombstone keeps a thread ended for as long as it lives.
+        return TaskFact.ABSENT if task.task.purge_time is not None and task.task.purge_time <= now else TaskFact.ENDED
+    upstream = task.upstream
+    if upstream is None or upstream.state is not TaskState.ACTIVE or task.upstream_task_id is None:
+        return TaskFact.ABSENT
+    if upstream.expire_time is not None and upstream.expire_time <= now:
+        return TaskFact.ABSENT
+    return TaskFact.LIVE
+
+
+def _bearer_fact(view: IdentityView, now: float, found: BearerFact | None) -> BearerFact:
+    if view.bearers is None:
+        return BearerFact.NONE
+    bearer = view.bearers.current()
+    if bearer is not None and bearer.is_live(now):
+        return BearerFact.LIVE
+    return found or BearerFact.OBTAINABLE
+
+
+def _refusal(decision: Refuse, trouble: BrokerError | None) -> BrokerError:
+    """Make the outcome a decision names, with what is known of its cause."""
+    if trouble is not None and isinstance(trouble, decision.outcome):
+        return trouble
+    return decision.outcome(retry_after=decision.retry_after)
+
+
+def _current(view: IdentityView) -> Bearer:
+    bearer = None if view.bearers is None else view.bearers.current()
+    if bearer is None:
+        raise errors.BearerUnavailableError
+    return bearer
+
+
+def _earliest(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)
+
+
+def _require_validity(authorization: Authorization, min_validity: float, now: float) -> None:
+    if min_validity > 0 and authorization.expire_time - now < min_validity:
+        raise errors.MinValidityTooLongError(
+            metadata={"available_seconds": f"{max(0.0, authorization.expire_time - now):.0f}"}
+        )

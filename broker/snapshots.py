@@ -1,0 +1,426 @@
+"""
+The in-memory view that answers calls: identities with their keys opened, and tasks with their ids.
+
+Whoever writes to the store publishes what it wrote here; `follow` brings in what other processes wrote. Reads never
+wait and never fail; what is not here is loaded by `load_task`. Rows enter only with a version not lower than the one
+that is here, so that a late answer of the store cannot bring an old state back.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from broker.backends import Backend
+from broker.bearer import Bearer, BearerSource, unverified_expiry
+from broker.bearer.static import StaticSource
+from broker.clock import Clock
+from broker.errors import BrokerError, RowCorruptError, StoreDownError
+from broker.keyring import Keyring, SealBrokenError, SealContext, SealPurpose
+from broker.keys import InvalidKeyError, SigningKey
+from broker.model import (
+    Identity,
+    IdentityId,
+    IdentityName,
+    IdentityState,
+    Mode,
+    Secret,
+    StoredBearer,
+    Task,
+    TaskState,
+    ThreadId,
+    UpstreamKey,
+    UpstreamTask,
+)
+from broker.store import Store
+from broker.telemetry import Metrics, logger
+
+_LOG: Final = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IdentityView:
+    """An identity with what its row stands for: its backend, its opened key, its source of bearers."""
+
+    identity: Identity
+    backend: Backend
+    key: SigningKey | None
+    bearers: BearerSource | None
+    trouble: type[BrokerError] | None = None
+    """Why the identity cannot be used at all: its row does not open."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskView:
+    """A binding and, while its upstream task lives, the id the backend gave that."""
+
+    task: Task
+    upstream: UpstreamTask | None
+    upstream_task_id: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UpstreamView:
+    upstream: UpstreamTask
+    task_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """When the store was last reached, by both clocks."""
+
+    wall: float
+    monotonic: float
+
+
+class Snapshots:
+    """All that calls are answered from."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        keyring: Keyring,
+        backends: Mapping[str, Backend],
+        bearer_sources: Mapping[str, BearerSource],
+        clock: Clock,
+        metrics: Metrics,
+        cached_threads: int,
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._backends = backends
+        self._bearer_sources = bearer_sources
+        self._clock = clock
+        self._metrics = metrics
+        self._cached_threads = cached_threads
+        self._bearer_mac_key = keyring.derive_mac_key("bearer-version")
+        self._views: dict[IdentityId, IdentityView] = {}
+        self._names: dict[IdentityName, IdentityId] = {}
+        self._tasks: OrderedDict[tuple[IdentityId, ThreadId | None], Task] = OrderedDict()
+        self._upstreams: OrderedDict[tuple[IdentityId, int, UpstreamKey], _UpstreamView] = OrderedDict()
+        self._loads: dict[tuple[IdentityId, ThreadId | None], asyncio.Task[None]] = {}
+        self._sequence = 0
+        self._confirmation = Confirmation(0.0, float("-inf"))
+        self._listeners: list[Callable[[IdentityId], None]] = []
+        self.epoch = 0
+        """Grows with every change of anything here; what was worked out under an older one must be looked at again."""
+
+    # --- reading: never waits -----------------------------------------------------------------------------------------
+
+    def named(self, name: IdentityName) -> IdentityView | None:
+        """Return the identity of that name, a deleted one too while nothing took its name."""
+        identity_id = self._names.get(name)
+        return None if identity_id is None else self._views[identity_id]
+
+    def view(self, identity_id: IdentityId) -> IdentityView | None:
+        """Return an identity by its id."""
+        return self._views.get(identity_id)
+
+    def usable_names(self) -> list[IdentityName]:
+        """Return the names of all identities that are not deleted."""
+        return [
+            name
+            for name, identity_id in self._names.items()
+            if self._views[identity_id].identity.state is not IdentityState.DELETED
+        ]
+
+    def views(self) -> list[IdentityView]:
+        """Return all identities."""
+        return list(self._views.values())
+
+    def task(self, identity: Identity, thread_id: ThreadId | None) -> TaskView | None:
+        """Return a binding with its upstream task of the identity's current generation; None when it is not here."""
+        key = (identity.id, thread_id)
+        task = self._tasks.get(key)
+        if task is None:
+            return None
+        self._tasks.move_to_end(key)
+        upstream_key = (identity.id, identity.generation, task.upstream_key)
+        found = self._upstreams.get(upstream_key)
+        if found is None:
+            return TaskView(task, None, None)
+        self._upstreams.move_to_end(upstream_key)
+        return TaskView(task, found.upstream, found.task_id)
+
+    @property
+    def confirmation(self) -> Confirmation:
+        """When the store was last reached."""
+        return self._confirmation
+
+    def bearer_version(self, bearer: Bearer) -> str:
+        """Name a bearer without revealing it: equal on all replicas, other for every other token."""
+        return hmac.digest(self._bearer_mac_key, bearer.token.reveal().encode(), hashlib.sha256)[:8].hex()
+
+    # --- writing: by whoever wrote to the store -----------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[IdentityId], None]) -> None:
+        """Call `listener` with the identity whenever anything of it changes."""
+        self._listeners.append(listener)
+
+    def publish_identity(self, identity: Identity, bearer: StoredBearer | None = None) -> IdentityView:
+        """Take in an identity as it was written, with its sealed bearer if it has one of its own."""
+        known = self._views.get(identity.id)
+        if known is not None and known.identity.version > identity.version:
+            return known
+        view = self._open_view(identity, bearer, known)
+        self._views[identity.id] = view
+        holder = self._names.get(identity.name)
+        if identity.state is not IdentityState.DELETED or holder in (None, identity.id):
+            self._names[identity.name] = identity.id
+        self._changed(identity.id)
+        return view
+
+    def publish_task(self, task: Task) -> None:
+        """Take in a binding, and its upstream task with it, as they were written."""
+        key = (task.identity_id, task.thread_id)
+        known = self._tasks.get(key)
+        if known is None or known.version <= task.version:
+            self._tasks[key] = task
+            self._tasks.move_to_end(key)
+        if task.upstream is not None:
+            self.publish_upstream(task.upstream)
+        while len(self._tasks) > self._cached_threads:
+            self._tasks.popitem(last=False)
+        self._changed(task.identity_id)
+
+    def publish_upstream(self, upstream: UpstreamTask) -> None:
+        """Take in an upstream task as it was written."""
+        key = (upstream.identity_id, upstream.generation, upstream.key)
+        known = self._upstreams.get(key)
+        if known is not None and known.upstream.version > upstream.version:
+            return
+        self._upstreams[key] = _UpstreamView(upstream, self._open_task_id(upstream))
+        self._upstreams.move_to_end(key)
+        while len(self._upstreams) > self._cached_threads:
+            self._upstreams.popitem(last=False)
+        self._changed(upstream.identity_id)
+
+    def touch(self, identity_id: IdentityId) -> None:
+        """Say that something about an identity changed that is not kept here: a bearer, a failed registration."""
+        self._changed(identity_id)
+
+    def _changed(self, identity_id: IdentityId) -> None:
+        self.epoch += 1
+        for listener in self._listeners:
+            listener(identity_id)
+
+    def _open_view(self, identity: Identity, bearer: StoredBearer | None, known: IdentityView | None) -> IdentityView:
+        trouble: type[BrokerError] | None = None
+        key = None
+        backend = self._backends.get(identity.backend)
+        if backend is None:
+            # The configuration no longer has it: nothing can be decided, and nothing is lost.
+            backend = _gone(identity.backend, self._backends)
+            trouble = RowCorruptError
+            _LOG.error("identity_names_unknown_backend", identity=identity.name, backend=identity.backend)
+        if identity.sealed_private_key is not None:
+            try:
+                key = open_private_key(self._keyring, identity)
+            except RowCorruptError as error:
+                trouble = RowCorruptError
+                _LOG.error("identity_key_unusable", identity=identity.name, cause=error.note)
+        elif identity.mode is Mode.AGENT and identity.state is not IdentityState.DELETED:
+            trouble = RowCorruptError
+            _LOG.error("identity_without_key", identity=identity.name)
+        bearers: BearerSource | None = None
+        if identity.bearer_source is not None:
+            bearers = self._bearer_sources.get(identity.bearer_source)
+            if bearers is None:
+                _LOG.error("identity_names_unknown_source", identity=identity.name, source=identity.bearer_source)
+        elif bearer is not None:
+            try:
+                bearers = StaticSource(open_bearer(self._keyring, bearer), self._clock)
+            except RowCorruptError:
+                _LOG.error("stored_bearer_unusable", identity=identity.name)
+        elif known is not None:
+            bearers = known.bearers
+        return IdentityView(identity, backend, key, bearers, trouble)
+
+    def _open_task_id(self, upstream: UpstreamTask) -> str | None:
+        if upstream.state is not TaskState.ACTIVE or upstream.sealed_task_id is None:
+            return None
+        try:
+            return self._keyring.open(upstream.sealed_task_id, context=task_id_context(upstream)).decode("ascii")
+        except (SealBrokenError, UnicodeDecodeError):
+            _LOG.error("task_id_unusable", identity_id=upstream.identity_id, upstream_key=upstream.key)
+            return None
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    async def warm_up(self) -> None:
+        """
+        Load every identity and its background task.
+
+        Raises:
+            StoreDownError: the store cannot be reached.
+        """
+        self._sequence = await self._store.change_sequence()
+        after = ""
+        while True:
+            page = await self._store.identities(after=after, limit=500)
+            for identity in page.rows:
+                await self._load_identity(identity)
+            if page.next_after is None:
+                break
+            after = page.next_after
+        self._confirm()
+
+    async def _load_identity(self, identity: Identity) -> None:
+        bearer = None if identity.bearer_source else await self._store.bearer(identity.id)
+        self.publish_identity(identity, bearer)
+        background = await self._store.task(identity.id, None)
+        if background is not None:
+            self.publish_task(background)
+
+    async def preload_tasks(self) -> None:
+        """Load live tasks, as many as are kept, so that they go on being served when the store goes away."""
+        after = ""
+        while len(self._tasks) < self._cached_threads:
+            page = await self._store.tasks(state=TaskState.ACTIVE, after=after, limit=500)
+            for task in page.rows:
+                if (task.identity_id, task.thread_id) not in self._tasks:
+                    self.publish_task(task)
+            if page.next_after is None:
+                return
+            after = page.next_after
+            await asyncio.sleep(0)
+
+    async def load_task(self, identity: Identity, thread_id: ThreadId | None) -> TaskView | None:
+        """
+        Load a binding from the store; callers who ask for the same one wait for one read.
+
+        Raises:
+            StoreDownError: the store cannot be reached.
+        """
+        key = (identity.id, thread_id)
+        load = self._loads.get(key)
+        if load is None:
+            load = asyncio.create_task(self._load_task(identity.id, thread_id), name="load-task")
+            self._loads[key] = load
+            load.add_done_callback(lambda _: self._loads.pop(key, None))
+        await asyncio.wait({load})
+        if load.exception() is not None:
+            raise StoreDownError(retry_after=1.0) from load.exception()
+        return self.task(identity, thread_id)
+
+    async def _load_task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> None:
+        task = await self._store.task(identity_id, thread_id)
+        if task is not None:
+            self.publish_task(task)
+
+    async def follow(self) -> None:
+        """
+        Take in what was written since the last time, by whichever process; also the proof that the store is there.
+
+        Raises:
+            StoreDownError: the store cannot be reached.
+        """
+        complete = False
+        while not complete:
+            changes = await self._store.changes(self._sequence)
+            complete = changes.complete
+            for identity_id, version in changes.identities.items():
+                known = self._views.get(identity_id)
+                if known is None or known.identity.version < version:
+                    identity = await self._store.identity(identity_id)
+                    if identity is not None:
+                        await self._load_identity(identity)
+            for identity_id in changes.bearers.keys() - changes.identities.keys():
+                identity = await self._store.identity(identity_id)
+                if identity is not None:
+                    await self._load_identity(identity)
+            for (identity_id, thread_id), version in changes.tasks.items():
+                task = self._tasks.get((identity_id, thread_id))
+                if task is not None and task.version < version:
+                    await self._load_task(identity_id, thread_id)
+            stale = {
+                (identity_id, generation, upstream_key)
+                for (identity_id, generation, upstream_key), version in changes.upstream_tasks.items()
+                if (held := self._upstreams.get((identity_id, generation, upstream_key))) is not None
+                and held.upstream.version < version
+            }
+            for identity_id, thread_id in self._bindings_of(stale):
+                await self._load_task(identity_id, thread_id)
+            self._sequence = changes.sequence
+        self._confirm()
+
+    def _bindings_of(
+        self, upstreams: set[tuple[IdentityId, int, UpstreamKey]]
+    ) -> list[tuple[IdentityId, ThreadId | None]]:
+        """Return one binding of each upstream task, to load it through."""
+        if not upstreams:
+            return []
+        wanted = {(identity_id, key) for identity_id, _, key in upstreams}
+        found: dict[tuple[IdentityId, UpstreamKey], tuple[IdentityId, ThreadId | None]] = {}
+        for key, task in self._tasks.items():
+            if (task.identity_id, task.upstream_key) in wanted:
+                found[task.identity_id, task.upstream_key] = key
+        return list(found.values())
+
+    def _confirm(self) -> None:
+        self._confirmation = Confirmation(self._clock.now(), self._clock.monotonic())
+        self._metrics.store_confirmed.set(self._confirmation.wall)
+
+
+def _gone(name: str, backends: Mapping[str, Backend]) -> Backend:
+    some = next(iter(backends.values()))
+    return Backend(name, some.profile, frozenset(), assertions_enabled=False, allow_loopback_http=False)
+
+
+# --- what is sealed, and where ----------------------------------------------------------------------------------------
+
+
+def private_key_context(identity_id: IdentityId, generation: int) -> SealContext:
+    """Return the place a private key is sealed to: a key belongs to one generation of one identity."""
+    return SealContext(purpose=SealPurpose.PRIVATE_KEY, identity_id=identity_id, generation=generation, record_id="key")
+
+
+def task_id_context(upstream: UpstreamTask) -> SealContext:
+    """Return the place an upstream task's id is sealed to."""
+    return SealContext(
+        purpose=SealPurpose.TASK_ID,
+        identity_id=upstream.identity_id,
+        generation=upstream.generation,
+        record_id=upstream.key,
+    )
+
+
+def bearer_context(identity_id: IdentityId, version: int) -> SealContext:
+    """Return the place a bearer of an identity's own is sealed to."""
+    return SealContext(purpose=SealPurpose.BEARER, identity_id=identity_id, generation=version, record_id="bearer")
+
+
+def open_private_key(keyring: Keyring, identity: Identity) -> SigningKey:
+    """
+    Open an identity's key and check that it is the one the row names.
+
+    Raises:
+        RowCorruptError: it does not open, does not parse, or is another key.
+    """
+    try:
+        context = private_key_context(identity.id, identity.generation)
+        key = SigningKey.from_pkcs8_der(keyring.open(identity.sealed_private_key or b"", context=context))
+    except (SealBrokenError, InvalidKeyError) as error:
+        raise RowCorruptError(note=str(error)) from error
+    if identity.public_key is not None and key.ssh_public_key != identity.public_key:
+        raise RowCorruptError(note="the sealed key is not the one that the row names")
+    return key
+
+
+def open_bearer(keyring: Keyring, bearer: StoredBearer) -> Bearer:
+    """
+    Open a bearer of an identity's own.
+
+    Raises:
+        RowCorruptError: it does not open.
+    """
+    try:
+        token = keyring.open(bearer.sealed, context=bearer_context(bearer.identity_id, bearer.version)).decode()
+    except (SealBrokenError, UnicodeDecodeError) as error:
+        raise RowCorruptError(note=str(error)) from error
+    expire_time = bearer.expire_time if bearer.expire_time is not None else unverified_expiry(token)
+    return Bearer(Secret(token), expire_time)
