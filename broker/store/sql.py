@@ -1,22 +1,17 @@
 """
 The store, over any database that SQLAlchemy Core speaks; what differs between databases is a `Driver`.
 
-Each method is one transaction. Its statements are synchronous functions of `identities`, `tasks` and `database`; here
-stands what is the same for all of them: where they run, that cancellation cannot cut them, what their errors become.
+Each method is one transaction. Its statements are synchronous functions of `identities`, `tasks` and `database`; the
+driver decides where they run.
 """
 
-import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from broker.errors import BrokerError, StoreDownError
+from broker.errors import StoreDownError
 from broker.model import (
     Identity,
     IdentityId,
@@ -47,28 +42,22 @@ RETRY_AFTER: Final = 1.0
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """
-    How a database is reached.
-
-    A transaction of `write` holds the database's write lock from its begin on, and is alone in that; a transaction of
-    `read` sees one state of the database throughout.
-    """
-
-    read: AsyncEngine
-    write: AsyncEngine
-
-
 class Driver(Protocol):
-    """What differs between databases."""
+    """
+    What differs between databases.
+
+    `read` and `write` run synchronous work inside one transaction and off the event loop, commit it when it returns
+    and roll it back when it raises. A caller that is cancelled leaves at once; work that has begun goes on to its
+    commit or its error, so that it has its whole effect or none and its connection comes back clean. Errors of the
+    database are translated (`StoreDownError`, `RowCorruptError`, `InternalError`); the work's own pass unchanged.
+    """
 
     name: str
     """The word for it in `StoreStatistics.driver`."""
 
-    def prepare(self) -> None:
+    async def connect(self) -> None:
         """
-        Look at what is there before anything is written, and make what must exist; may block.
+        Look at what is there before anything is written, and make what must exist.
 
         Raises:
             StartupError: it cannot be used as it is.
@@ -76,12 +65,16 @@ class Driver(Protocol):
         """
         ...
 
-    def engines(self) -> Engines:
-        """Return new engines; nothing is connected yet."""
+    async def close(self) -> None:
+        """Let what has begun end, then close every connection."""
         ...
 
-    def outcome(self, error: DBAPIError) -> BrokerError:
-        """Return what a driver's error means."""
+    async def read(self, work: Callable[[Connection], Result]) -> Result:
+        """Run work that only reads; it sees one state of the database throughout."""
+        ...
+
+    async def write(self, work: Callable[[Connection], Result]) -> Result:
+        """Run work in a transaction that holds the database's one write lock from its begin on."""
         ...
 
 
@@ -97,28 +90,23 @@ class SqlStore:
     def __init__(self, driver: Driver, *, new_task_id: Callable[[], str] = lambda: secrets.token_hex(16)) -> None:
         self._driver: Final = driver
         self._new_task_id: Final = new_task_id
-        self._engines: Engines | None = None
-        self._running: Final[set[asyncio.Task[Any]]] = set()
+        self._is_open = False
 
     async def open(self) -> None:
         """Connect and make the schema current."""
-        await asyncio.to_thread(self._driver.prepare)
-        self._engines = self._driver.engines()
         try:
-            if not await self._read(migrations.is_current):
-                await self._run(self._transact(self._engines.write, migrations.upgrade))
+            await self._driver.connect()
+            if not await self._driver.read(migrations.is_current):
+                await self._driver.write(migrations.upgrade)
         except BaseException:
-            await self.close()
+            await self._driver.close()
             raise
+        self._is_open = True
 
     async def close(self) -> None:
         """Let what was begun end, then close every connection."""
-        engines, self._engines = self._engines, None
-        if self._running:
-            await asyncio.wait(self._running)
-        if engines is not None:
-            await engines.read.dispose()
-            await engines.write.dispose()
+        self._is_open = False
+        await self._driver.close()
 
     # --- the database as a whole -------------------------------------------------------------------------------------
 
@@ -240,7 +228,8 @@ class SqlStore:
     # --- transactions ------------------------------------------------------------------------------------------------
 
     async def _read(self, work: Callable[[Connection], Result]) -> Result:
-        return await self._run(self._transact(self._opened().read, work))
+        self._refuse_unless_open()
+        return await self._driver.read(work)
 
     async def _write(self, work: Callable[[WriteTransaction], Result]) -> Result:
         def whole(connection: Connection) -> Result:
@@ -249,30 +238,9 @@ class SqlStore:
             transaction.finish()
             return result
 
-        return await self._run(self._transact(self._opened().write, whole))
+        self._refuse_unless_open()
+        return await self._driver.write(whole)
 
-    def _opened(self) -> Engines:
-        if self._engines is None:
+    def _refuse_unless_open(self) -> None:
+        if not self._is_open:
             raise StoreDownError(retry_after=RETRY_AFTER, note="the store is not open")
-        return self._engines
-
-    async def _transact(self, engine: AsyncEngine, work: Callable[[Connection], Result]) -> Result:
-        try:
-            async with engine.begin() as connection:
-                return await connection.run_sync(work)
-        except DBAPIError as error:
-            raise self._driver.outcome(error) from error
-        except PoolTimeoutError as error:
-            raise StoreDownError(retry_after=RETRY_AFTER, note="every connection stayed in use") from error
-
-    async def _run(self, transaction: Coroutine[Any, Any, Result]) -> Result:
-        """
-        Await a transaction in a task of its own.
-
-        A caller that is cancelled leaves at once; the transaction goes on to its commit or its error, so that it has
-        its whole effect or none and its connection comes back clean.
-        """
-        running = asyncio.create_task(transaction)
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
-        return await asyncio.shield(running)
