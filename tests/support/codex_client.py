@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -70,6 +72,12 @@ def task_body(key: SigningKey, agent_runtime_id: str, timestamp: str, ref: str |
 def open_sealed(key: SigningKey, sealed: str) -> str:
     """Open a sealed task id."""
     return SealedBox(key.to_curve25519_private_key()).decrypt(base64.b64decode(sealed)).decode()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something happened on the other side of a socket in the same process."""
+    while not condition():  # noqa: ASYNC110  the emulator's records have no event to wait for; the test's time limit ends it
+        await asyncio.sleep(0)
 
 
 @dataclass
