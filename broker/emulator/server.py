@@ -134,12 +134,12 @@ class EmulatorServer:
         for connection in list(state.connections):
             connection.shutdown()
         if tasks := set(state.tasks):
-            _, late = await asyncio.wait(tasks, timeout=_SHUTDOWN_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.wait(tasks, timeout=_SHUTDOWN_SECONDS)
+        # What is still being answered (a long delay) ends as if its client had left.
         for connection in list(state.connections):
             connection.transport.abort()
+        if tasks := set(state.tasks):
+            await asyncio.wait(tasks, timeout=_SHUTDOWN_SECONDS)
         await server.wait_closed()
         # A transport is let go of by a callback of the loop's next turn.
         await asyncio.sleep(0)
