@@ -134,11 +134,11 @@ def command(
         raise click.UsageError(str(error)) from None
 
     def on_ready(emulator: EmulatorServer) -> None:
+        if ready_file is not None:
+            write_ready_file(ready_file, emulator)
         click.echo(banner(emulator.url, profile))
         # A script that reads the banner through a pipe must not wait for a buffer to fill.
         sys.stdout.flush()
-        if ready_file is not None:
-            write_ready_file(ready_file, emulator)
 
     try:
         asyncio.run(run(settings, on_ready))

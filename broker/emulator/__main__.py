@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from pathlib import Path
 
 from broker.emulator.profiles import DEFAULT_PROFILE, PROFILES, TaskAnswer
-from broker.emulator.server import EmulatorServer, run, write_ready_file
+from broker.emulator.server import EmulatorServer, ready_line, run, write_ready_file
 from broker.emulator.settings import DEFAULT_PORT, EmulatorSettings
 
 
 def main() -> None:
-    """Serve until interrupted; with `--ready-file`, write `url` and `pid` there once requests are accepted."""
+    """Serve until interrupted; `url` and `pid` go to standard output, and to `--ready-file`, when it is ready."""
     parser = argparse.ArgumentParser(prog="python -m broker.emulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
@@ -30,6 +31,8 @@ def main() -> None:
     def on_ready(emulator: EmulatorServer) -> None:
         if options.ready_file is not None:
             write_ready_file(options.ready_file, emulator)
+        sys.stdout.write(ready_line(emulator))
+        sys.stdout.flush()
 
     asyncio.run(run(settings, on_ready))
 

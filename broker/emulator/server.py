@@ -168,8 +168,13 @@ async def run(settings: EmulatorSettings, on_ready: Callable[[EmulatorServer], N
             loop.remove_signal_handler(number)
 
 
+def ready_line(emulator: EmulatorServer) -> str:
+    """One line of JSON with `url` and `pid`, for a process that waits for this one."""
+    return json.dumps({"url": emulator.url, "pid": os.getpid()}) + "\n"
+
+
 def write_ready_file(path: Path, emulator: EmulatorServer) -> None:
-    """Tell a waiting process where the emulator listens, as JSON with `url` and `pid`, in one atomic step."""
+    """Write `ready_line` to a file in one atomic step: whoever sees the file can read all of it."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps({"url": emulator.url, "pid": os.getpid()}) + "\n")
+    draft.write_text(ready_line(emulator))
     draft.replace(path)
