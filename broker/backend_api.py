@@ -406,7 +406,8 @@ class GuardedHttp:
         except OutboundFailure as failure:
             return failure
         except TimeoutError:
-            return trial.failure(FailureKind.DOWN, "it timed out")
+            # A refusal stands, even when the text that goes with it never came.
+            return trial.verdict or trial.failure(FailureKind.DOWN, "it timed out")
         except httpx.TransportError as error:
             return trial.transport_failure(error)
 
@@ -453,13 +454,15 @@ class GuardedHttp:
             return trial.failure(FailureKind.PROTOCOL, "the answer is a redirect, which is never followed")
         else:
             return trial.failure(FailureKind.PROTOCOL, "the answer's status has no meaning here")
+        retry_after = self._retry_after(response.headers.get("retry-after"))
+        trial.verdict = trial.failure(kind, problem, retry_after=retry_after)
         body, cut = await self._error_body(response)
         return trial.failure(
             kind,
             problem,
             code=_error_code(body),
             preview=_preview(body.decode("utf-8", "replace"), cut=cut),
-            retry_after=self._retry_after(response.headers.get("retry-after")),
+            retry_after=retry_after,
         )
 
     async def _error_body(self, response: httpx.Response) -> tuple[bytes, bool]:
@@ -539,6 +542,8 @@ class _Trial:
     sent: float | None = None
     """Monotonic time when the request began to be sent; None before."""
     status: int | None = None
+    verdict: OutboundFailure | None = None
+    """The failure that the status alone stands for, while its body is still being read."""
 
     def failure(
         self,
