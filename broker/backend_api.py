@@ -382,7 +382,8 @@ class GuardedHttp:
     def _check_origin(self, url: str) -> Origin:
         try:
             origin = parse_origin(url, allow_loopback_http=self._allow_loopback_http)
-        except OriginError:
+            httpx.Request("GET", url)
+        except (OriginError, UnicodeError):  # the latter for an xn-- label that decodes to nothing
             raise OriginNotAllowedError from None
         if origin not in self._allowed:
             raise OriginNotAllowedError

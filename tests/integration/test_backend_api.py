@@ -676,6 +676,13 @@ async def test_only_listed_origins_are_called(url: str, open_http: Open, clock: 
         assert server.connections == 0
 
 
+async def test_a_listed_host_that_cannot_be_decoded_is_not_called(clock: RecordingClock) -> None:
+    """A punycode label that stands for nothing is refused in the same way as an origin that is not listed."""
+    client = GuardedHttp({parse_origin("https://xn--a.example")}, clock)
+    with pytest.raises(OriginNotAllowedError):
+        await client.exchange(post("https://xn--a.example/"), deadline=soon(clock))
+
+
 async def test_no_redirect_carries_anything_anywhere(open_http: Open, clock: RecordingClock) -> None:
     """A server that is redirected to, even on the same host, hears nothing."""
     async with FaultServer() as evil:
@@ -772,15 +779,15 @@ def again(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "timeout"),
+    ("behaviour", "seconds"),
     [(respond(503), 10), (respond(500), 10), (respond(429), 10), (raw(b""), 10), (raw(b"", close=False), 0.2)],
 )
 async def test_a_transient_failure_is_tried_up_to_three_times(
-    behaviour: Behaviour, timeout: float, open_http: Open, clock: RecordingClock
+    behaviour: Behaviour, seconds: float, open_http: Open, clock: RecordingClock
 ) -> None:
     """5xx, 429, a lost connection and a time-out are tried again, with growing waits between."""
     async with FaultServer(behaviour) as server:
-        failure = await fails(again(server, open_http(server), clock, timeout=timeout))
+        failure = await fails(again(server, open_http(server), clock, timeout=seconds))
     assert 3 == len(server.requests) == failure.attempts
     assert clock.slept == [0.1, 0.2]
 
