@@ -27,7 +27,7 @@ _JUMP: Final = 2.0
 _HALF_A_SECOND: Final = 0.5
 # IMF-fixdate, the only form that RFC 9110 section 5.6.7 lets a sender make.
 _HTTP_DATE: Final = re.compile(
-    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} [A-Z][a-z]{2} [1-9][0-9]{3} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
 )
 
 
