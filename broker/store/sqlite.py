@@ -193,7 +193,7 @@ class SqliteDriver:
                 "restore a backup, or start with an empty one"
             )
         return StartupError(
-            f"{self._path} cannot be opened for writing ({_symbol(error)}); make it and its folder writable to this user"
+            f"{self._path} cannot be opened for writing ({_symbol(error)}); let this user write to it and its folder"
         )
 
 

@@ -15,7 +15,11 @@ from typing import Final
 
 from sqlalchemy import Connection, inspect, select, text
 
+from broker.errors import StartupError
 from broker.store import SchemaTooNewError, schema
+
+FOLDER: Final = Path(__file__).parent
+"""Where Alembic finds the migrations: its `script_location`."""
 
 _VERSION_TABLE: Final = "alembic_version"
 
@@ -54,14 +58,22 @@ def upgrade(connection: Connection) -> None:
 
     Raises:
         SchemaTooNewError: as `is_current`; another process may have migrated while this one waited for the lock.
+        StartupError: the database has a revision that no version ever had.
     """
     if is_current(connection):
         return
     # Here, and not above: see the module's docstring.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StartupError(
+            f"the database has schema {stored_revision(connection)}, to which no migration of this version belongs; "
+            "restore a backup or use the version that made it"
+        ) from error

@@ -1,0 +1,76 @@
+"""Every query of the store finds its rows by an index, however large the tables are."""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import event
+
+from broker.model import IdentityState, TaskState
+from broker.store.sql import SqlStore
+from tests.support.stores import NOW, add_identity, add_task, agent_identity, create_request, task_claim
+
+_ONE_ROW_TABLES = ("meta", "alembic_version")
+
+
+async def test_no_method_scans_a_table(store: SqlStore, database: Any) -> None:
+    """SQLite's own plan of each statement that the methods run, counts for operators aside, names an index."""
+    statements: dict[str, Any] = {}
+    for lane in (store._driver._lanes.read, store._driver._lanes.write):
+
+        @event.listens_for(lane._engine, "before_cursor_execute")
+        def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+            statements.setdefault(statement, parameters)
+
+    await _use_every_method(store)
+    assert len(statements) > 40
+    with closing(sqlite3.connect(database.path)) as connection:
+        for statement, parameters in statements.items():
+            if not statement.startswith(("SELECT", "UPDATE", "DELETE")):
+                continue
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            for step in plan:
+                assert _by_index(step, ordered=" LIMIT " in statement), (statement, plan)
+
+
+def _by_index(step: str, *, ordered: bool) -> bool:
+    """Whether a step is bounded: a search, or the walk along an index in the order of a list that ends at a limit."""
+    if step.startswith("SCAN"):
+        walk = ordered and " USING " in step and "INDEX" in step
+        return walk or step.removeprefix("SCAN ").startswith(_ONE_ROW_TABLES)
+    return "TEMP B-TREE" not in step
+
+
+async def _use_every_method(store: SqlStore) -> None:
+    await store.bind_keyring("ring")
+    await store.keyring_id()
+    request = create_request()
+    identity = await store.create_identity(agent_identity(), request)
+    await store.remembered_identity(request)
+    gone = await add_identity(store, agent_identity("gone"), bearer=b"sealed")
+    await store.bearer(gone.id)
+    await add_task(store, gone, "t")
+    await store.write_identity(replace(gone, state=IdentityState.DELETED))
+    await store.identity(identity.id)
+    await store.identity_named(identity.name)
+    await store.identities(after="a\n0")
+    await store.identities(after="a\n0", include_deleted=True)
+    for thread in ("a", "b", "c", None):
+        await add_task(store, identity, thread, key="shared")
+    await store.task(identity.id, "a")
+    held = (await store.claim_task(task_claim(identity, "d"))).task.upstream
+    await store.release_claim(held, now=NOW, answer_lost=True)
+    await store.release_claim(held, now=NOW, answer_lost=False)
+    held = (await store.claim_task(task_claim(identity, "d"))).task.upstream
+    await store.claim_task(task_claim(identity, "d", now=NOW + 100))
+    await store.complete_claim(held, sealed_task_id=b"late", now=NOW, expire_time=None)
+    await store.task_by_id("1")
+    await store.tasks(after="1")
+    await store.tasks(after="1", identity_id=identity.id, state=TaskState.ACTIVE)
+    await store.end_task(identity.id, "a", now=NOW, purge_time=NOW)
+    task = await store.task(identity.id, "b")
+    await store.revoke_task(task.id, now=NOW, purge_time=NOW, include_sharing=True)
+    await store.changes(0)
+    await store.change_sequence()
+    await store.prune(NOW + 1_000_000)
