@@ -8,6 +8,7 @@ filled with what was learned.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from broker.emulator.ledger import Entry, Ledger
 from broker.emulator.oauth import ACCESS_TOKEN_LIFETIME, OAuthIssuer, TokenPair
 from broker.emulator.profiles import AgentAuth, Profile
 from broker.emulator.refusal import Refusal
-from broker.emulator.registry import Agent, Registry, Task
+from broker.emulator.registry import Registry, Task
 from broker.emulator.routing import RESPONSES_SUFFIX, Operation, Route
 from broker.emulator.settings import EmulatorSettings
 from broker.emulator.verify import (
@@ -39,6 +40,8 @@ IDENTITY_LIFETIME = timedelta(days=30)
 _ACCOUNT_HEADER = "chatgpt-account-id"
 _FEDRAMP_HEADER = "x-openai-fedramp"
 _BISCUIT_HEADER = "x-openai-authorization"
+# 16 random bytes are 22 characters of base64url without padding.
+_BISCUIT_REQUEST_ID = re.compile(r"codex-agent-identity-[A-Za-z0-9_-]{22}")
 _METHODS = {
     Operation.AGENT_REGISTER: "POST",
     Operation.TASK_REGISTER: "POST",
@@ -216,6 +219,13 @@ class Backend:
             call.entry.verdict = "verified"
         return answer
 
+    def claim(self, phase: Phase, call: Call) -> FaultRule | None:
+        """Fire the rule of a phase that matches a call, and note it in the call's entry."""
+        rule = self.faults.claim(phase, method=call.method, path=call.path, operation=call.route.operation)
+        if rule is not None:
+            call.entry.faults.append(rule.rule_id)
+        return rule
+
     def _dispatch(self, call: Call) -> Answer:
         operation = call.route.operation
         expected = _METHODS.get(operation)
@@ -290,10 +300,7 @@ class Backend:
             raise Refusal(404, "biscuit_not_offered", "this profile has no biscuits")
         account = self._check_bearer(call)
         call.forbid(_BISCUIT_HEADER)
-        request_id = call.header("x-request-id") or ""
-        prefix, _, random_part = request_id.partition("codex-agent-identity-")
-        # 16 random bytes are 22 characters of base64url without padding.
-        if prefix or len(random_part) != 22 or not random_part.replace("-", "a").replace("_", "a").isalnum():  # noqa: PLR2004
+        if not _BISCUIT_REQUEST_ID.fullmatch(call.header("x-request-id") or ""):
             raise Refusal(400, "request_id_invalid", "X-Request-Id must be codex-agent-identity-{16 random bytes}")
         if call.header("x-original-method") != "POST":
             raise Refusal(400, "original_method_invalid", "X-Original-Method must be POST")
@@ -305,9 +312,6 @@ class Backend:
 
     def _refresh(self, call: Call) -> Answer:
         body = parse_json_object(call.header("content-type"), call.body)
-        if isinstance(token := body.get("refresh_token"), str):
-            call.entry.credential_kind = "refresh_token"
-            call.entry.credential_fingerprint = fingerprint(token)
         pair = self.oauth.refresh(body, now=call.now)
         call.entry.account_id = pair.account.account_id
         return as_json(pair.as_json())
@@ -394,13 +398,6 @@ class Backend:
         call.entry.account_id = account.account_id
         return account
 
-    def claim(self, phase: Phase, call: Call) -> FaultRule | None:
-        """Fire the rule of a phase that matches a call, and note it in the call's entry."""
-        rule = self.faults.claim(phase, method=call.method, path=call.path, operation=call.route.operation)
-        if rule is not None:
-            call.entry.faults.append(rule.rule_id)
-        return rule
-
 
 def default_account() -> Account:
     """The account used where none is named."""
@@ -427,7 +424,11 @@ def refuse(refusal: Refusal, *, headers: tuple[tuple[str, str], ...] = ()) -> An
 def note_credential(call: Call) -> None:
     """Write into the ledger what kind of credential a call presents, before anything is decided about it."""
     sent = dict(call.headers)
-    if (authorization := sent.get("authorization")) is not None:
+    if call.route.operation is Operation.OAUTH:
+        if (token := _refresh_token(call.body)) is not None:
+            call.entry.credential_kind = "refresh_token"
+            call.entry.credential_fingerprint = fingerprint(token)
+    elif (authorization := sent.get("authorization")) is not None:
         scheme, _, value = authorization.partition(" ")
         kinds = {ASSERTION_SCHEME: "agent_assertion", "Bearer": "bearer"}
         call.entry.credential_kind = kinds.get(scheme, "other")
@@ -437,6 +438,15 @@ def note_credential(call: Call) -> None:
         call.entry.credential_fingerprint = fingerprint(biscuit)
     elif call.route.operation is Operation.TASK_REGISTER:
         call.entry.credential_kind = "signature"
+
+
+def _refresh_token(body: bytes) -> str | None:
+    """Find the refresh token in a body that nobody has checked yet."""
+    try:
+        token = json.loads(body)["refresh_token"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return token if isinstance(token, str) else None
 
 
 def _note_task(call: Call, task: Task) -> None:
@@ -487,16 +497,3 @@ def _event_stream() -> bytes:
         {"type": "response.completed", "response": {"id": "resp_emulator", "usage": usage}},
     ]
     return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
-
-
-__all__ = [
-    "Agent",
-    "Answer",
-    "Backend",
-    "Call",
-    "IssuedIdentity",
-    "as_json",
-    "default_account",
-    "note_credential",
-    "refuse",
-]

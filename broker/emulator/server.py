@@ -25,6 +25,8 @@ from broker.emulator.settings import EmulatorSettings
 
 _KEEP_ALIVE_SECONDS = 75
 _SHUTDOWN_SECONDS = 2
+# A thousand clients may knock at once, and each must get its own connection rather than a retry.
+_BACKLOG = 2048
 
 
 class _CuttableProtocol(H11Protocol):
@@ -92,7 +94,7 @@ class EmulatorServer:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((settings.host, settings.port))
             # Listening now, so that two emulators started at once cannot both believe they have the port.
-            bound.listen()
+            bound.listen(_BACKLOG)
         except BaseException:
             bound.close()
             raise
@@ -105,18 +107,17 @@ class EmulatorServer:
             log_level="error",
             access_log=False,
             proxy_headers=False,
-            # The backend dates its answers itself, by its own clock.
-            date_header=False,
-            server_header=False,
             # Longer than any client keeps a connection: whoever is closed on, it is not by a race with us.
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
         config.load()
-        # Served by uvicorn's protocol without `uvicorn.Server`: that takes over the process's signals and polls
-        # for its own end, which costs every test a fifth of a second.
+        # Served by uvicorn's protocol without `uvicorn.Server`: that takes over the process's signals, polls for
+        # its own end (a fifth of a second for every test), and dates answers by a clock that is not the backend's.
         self._state = ServerState()
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _CuttableProtocol(config=config, server_state=self._state, app_state={}), sock=bound
+            lambda: _CuttableProtocol(config=config, server_state=self._state, app_state={}),
+            sock=bound,
+            backlog=_BACKLOG,
         )
         self._socket = bound
         return self

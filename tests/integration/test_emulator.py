@@ -179,6 +179,8 @@ async def test_biscuit_profiles_register_an_agent_for_a_biscuit(stage: Stage, pr
     assert (outcome(first), outcome(again)) == ((200, "verified"), (401, "biscuit_unknown"))
     both = await stage.http.post(AGENT_CHATGPT, json=body, headers={**biscuit, **stage.bearer()})
     assert outcome(both) == (400, "header_unexpected")
+    fedramp = await stage.http.post(AGENT_CHATGPT, json=body, headers={**biscuit, "x-openai-fedramp": "true"})
+    assert outcome(fedramp) == (400, "header_unexpected")
     assert outcome(await stage.http.post(AGENT_CHATGPT, json=body)) == (401, "biscuit_missing")
     other = await stage.biscuit("POST", "/backend-api/other")
     assert outcome(await stage.http.post(AGENT_CHATGPT, json=body, headers=other)) == (401, "biscuit_for_other_call")
@@ -217,7 +219,9 @@ async def test_agent_registration_is_not_found_where_a_profile_has_none(
     [
         ({}, (200, "verified")),
         ({"authorization": None}, (401, "authorization_missing")),
-        ({"x-request-id": "1"}, (400, "request_id_invalid")),
+        ({"x-request-id": "codex-agent-identity-short"}, (400, "request_id_invalid")),
+        ({"x-request-id": "x-codex-agent-identity-" + "a" * 22}, (400, "request_id_invalid")),
+        ({"x-request-id": "codex-agent-identity-" + "=" * 22}, (400, "request_id_invalid")),
         ({"x-request-id": None}, (400, "request_id_invalid")),
         ({"x-original-method": "GET"}, (400, "original_method_invalid")),
         ({"x-original-url": None}, (400, "original_url_invalid")),
@@ -775,6 +779,12 @@ async def test_ipv6_loopback_is_served() -> None:
     ):
         assert emulator.url.startswith("http://[::1]:")
         assert (await http.get("/_emulator/agents")).json()["count"] == 0
+
+
+async def test_answers_do_not_wait_for_acknowledgements(stage: Stage) -> None:
+    """The listening socket names its protocol, without which asyncio leaves Nagle's algorithm on."""
+    assert stage.emulator._socket is not None
+    assert stage.emulator._socket.proto == socket.IPPROTO_TCP
 
 
 async def test_a_port_in_use_is_an_error_and_is_left_alone(stage: Stage) -> None:

@@ -262,6 +262,18 @@ async def test_one_fault_in_each_phase_may_fire_on_one_request(stage: Stage) -> 
     assert stage.last()["faults"] == ["fault-1", "fault-2"]
 
 
+async def test_an_unprocessed_refresh_is_still_recognised(stage: Stage) -> None:
+    """A refresh that met a fault and the one that follows are known to carry the same refresh token, unspent."""
+    await stage.fault(action="status", operation="oauth")
+    token = stage.emulator.backend.mint_token().refresh_token
+    ask = {"client_id": "app", "grant_type": "refresh_token", "refresh_token": token}
+    answers = [(await stage.http.post("/oauth/token", json=ask)).status_code for _ in range(2)]
+    entries = list(stage.emulator.backend.ledger.entries(operation="oauth", kind="refresh_token"))
+    assert answers == [503, 200]
+    assert [entry.verdict for entry in entries] == ["unprocessed", "verified"]
+    assert entries[0].credential_fingerprint == entries[1].credential_fingerprint
+
+
 async def test_controls_are_never_touched_by_faults(stage: Stage) -> None:
     """A fault for everything leaves the way to remove it open."""
     await stage.fault(action="status", count=None)

@@ -104,6 +104,11 @@ def _duplicated() -> bytes:
         ),
         pytest.param(compact({**SIGNED, "signature": b64(b"\x00" * 63)}), "signature_encoding_invalid", id="63 bytes"),
         pytest.param(
+            compact({**SIGNED, "signature": SIGNED["signature"].replace("w==", "x==")}),
+            "signature_encoding_invalid",
+            id="stray bits in the signature",
+        ),
+        pytest.param(
             compact({**SIGNED, "signature": "_" + SIGNED["signature"][1:]}),
             "signature_encoding_invalid",
             id="URL-safe signature",
@@ -220,7 +225,9 @@ _GOOD_KEY = format_ssh_public_key(PUBLIC)
         pytest.param(_GOOD_KEY + " me@host", id="comment"),
         pytest.param(_GOOD_KEY.replace(" ", "  "), id="two spaces"),
         pytest.param(_GOOD_KEY[:-4], id="short"),
-        pytest.param("ssh-ed25519 " + b64(b"\x00\x00\x00\x07ssh-rsa" + bytes(40)), id="other type inside"),
+        pytest.param(
+            "ssh-ed25519 " + b64(b"\x00\x00\x00\x0bssh-ed25518\x00\x00\x00\x20" + PUBLIC), id="other type inside"
+        ),
         pytest.param(format_ssh_public_key(b"\x02" + bytes(31)), id="not a point of the curve"),
         pytest.param(format_ssh_public_key(b"\x01" + bytes(31)), id="point of small order"),
     ],
