@@ -35,7 +35,6 @@ def changes(connection: Connection, after: int, *, limit: int) -> Changes:
 
     Every row took a counter value of its own, so the list can be cut anywhere.
     """
-    # The counter first: what is committed while the tables are read has higher values and waits for the next call.
     now_at = change_sequence(connection)
     if now_at <= after:
         return Changes(sequence=now_at, complete=True)
@@ -43,7 +42,7 @@ def changes(connection: Connection, after: int, *, limit: int) -> Changes:
     for table in (schema.identities, schema.tasks, schema.upstream_tasks, schema.bearers):
         column = table.c.change_sequence
         keys = [table.c[name] for name in _KEYS[table.name]]
-        written = select(column, table.c.version, *keys).where(column > after, column <= now_at)
+        written = select(column, table.c.version, *keys).where(column > after)
         found += [(row[0], table, row) for row in connection.execute(written.order_by(column).limit(limit + 1))]
     found.sort(key=lambda change: change[0])
     complete = len(found) <= limit

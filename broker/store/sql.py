@@ -11,7 +11,6 @@ from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from broker.errors import StoreDownError
 from broker.model import (
     Identity,
     IdentityId,
@@ -50,6 +49,7 @@ class Driver(Protocol):
     and roll it back when it raises. A caller that is cancelled leaves at once; work that has begun goes on to its
     commit or its error, so that it has its whole effect or none and its connection comes back clean. Errors of the
     database are translated (`StoreDownError`, `RowCorruptError`, `InternalError`); the work's own pass unchanged.
+    Before `connect` and after `close` they raise `StoreDownError`.
     """
 
     name: str
@@ -90,7 +90,6 @@ class SqlStore:
     def __init__(self, driver: Driver, *, new_task_id: Callable[[], str] = lambda: secrets.token_hex(16)) -> None:
         self._driver: Final = driver
         self._new_task_id: Final = new_task_id
-        self._is_open = False
 
     async def open(self) -> None:
         """Connect and make the schema current."""
@@ -101,11 +100,9 @@ class SqlStore:
         except BaseException:
             await self._driver.close()
             raise
-        self._is_open = True
 
     async def close(self) -> None:
         """Let what was begun end, then close every connection."""
-        self._is_open = False
         await self._driver.close()
 
     # --- the database as a whole -------------------------------------------------------------------------------------
@@ -116,19 +113,19 @@ class SqlStore:
 
     async def keyring_id(self) -> str | None:
         """Return the noted key ring."""
-        return await self._read(database.keyring_id)
+        return await self._driver.read(database.keyring_id)
 
     async def changes(self, after: int, *, limit: int = 1000) -> Changes:
         """Return what was written since the change counter stood at `after`."""
-        return await self._read(lambda connection: database.changes(connection, after, limit=limit))
+        return await self._driver.read(lambda connection: database.changes(connection, after, limit=limit))
 
     async def change_sequence(self) -> int:
         """Return where the change counter stands now."""
-        return await self._read(database.change_sequence)
+        return await self._driver.read(database.change_sequence)
 
     async def statistics(self) -> StoreStatistics:
         """Count rows by state."""
-        return await self._read(
+        return await self._driver.read(
             lambda connection: database.statistics(
                 connection, driver=self._driver.name, schema_version=migrations.stored_revision(connection) or ""
             )
@@ -148,7 +145,7 @@ class SqlStore:
 
     async def remembered_identity(self, request: CreateRequest) -> Identity | None:
         """Return what a creation of that request made."""
-        return await self._read(lambda connection: identities.remembered(connection, request))
+        return await self._driver.read(lambda connection: identities.remembered(connection, request))
 
     async def write_identity(self, identity: Identity) -> Identity:
         """Replace a row if its version is still the one given."""
@@ -156,31 +153,31 @@ class SqlStore:
 
     async def identity(self, identity_id: IdentityId) -> Identity | None:
         """Return one identity in whatever state."""
-        return await self._read(lambda connection: identities.by_id(connection, identity_id))
+        return await self._driver.read(lambda connection: identities.by_id(connection, identity_id))
 
     async def identity_named(self, name: IdentityName) -> Identity | None:
         """Return the undeleted identity of that name."""
-        return await self._read(lambda connection: identities.by_name(connection, name))
+        return await self._driver.read(lambda connection: identities.by_name(connection, name))
 
     async def identities(self, *, after: str = "", limit: int = 100, include_deleted: bool = False) -> Page[Identity]:
         """List identities by name."""
-        return await self._read(
+        return await self._driver.read(
             lambda connection: identities.page(connection, after=after, limit=limit, include_deleted=include_deleted)
         )
 
     async def bearer(self, identity_id: IdentityId) -> StoredBearer | None:
         """Return the sealed bearer kept for an identity."""
-        return await self._read(lambda connection: identities.bearer(connection, identity_id))
+        return await self._driver.read(lambda connection: identities.bearer(connection, identity_id))
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
     async def task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> Task | None:
         """Return a binding; thread None: background."""
-        return await self._read(lambda connection: tasks.by_thread(connection, identity_id, thread_id))
+        return await self._driver.read(lambda connection: tasks.by_thread(connection, identity_id, thread_id))
 
     async def task_by_id(self, task_id: str) -> Task | None:
         """Return a binding by its own id."""
-        return await self._read(lambda connection: tasks.by_id(connection, task_id))
+        return await self._driver.read(lambda connection: tasks.by_id(connection, task_id))
 
     async def tasks(
         self,
@@ -191,7 +188,7 @@ class SqlStore:
         limit: int = 100,
     ) -> Page[Task]:
         """List bindings by id."""
-        return await self._read(
+        return await self._driver.read(
             lambda connection: tasks.page(connection, identity_id=identity_id, state=state, after=after, limit=limit)
         )
 
@@ -227,10 +224,6 @@ class SqlStore:
 
     # --- transactions ------------------------------------------------------------------------------------------------
 
-    async def _read(self, work: Callable[[Connection], Result]) -> Result:
-        self._refuse_unless_open()
-        return await self._driver.read(work)
-
     async def _write(self, work: Callable[[WriteTransaction], Result]) -> Result:
         def whole(connection: Connection) -> Result:
             transaction = WriteTransaction(connection, new_task_id=self._new_task_id)
@@ -238,9 +231,4 @@ class SqlStore:
             transaction.finish()
             return result
 
-        self._refuse_unless_open()
         return await self._driver.write(whole)
-
-    def _refuse_unless_open(self) -> None:
-        if not self._is_open:
-            raise StoreDownError(retry_after=RETRY_AFTER, note="the store is not open")

@@ -1,4 +1,8 @@
-"""Alembic's way in: runs the migrations on the connection, and in the transaction, that `upgrade` hands over."""
+"""
+Alembic's way in: runs the migrations on the connection, and in the transaction, that `upgrade` hands over.
+
+Alembic leaves a transaction that it finds open alone, so all steps are committed together by who began it.
+"""
 
 from alembic import context
 
@@ -7,8 +11,5 @@ from broker.store import schema
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=schema.metadata,
-    # SQLite's DDL is as transactional as PostgreSQL's; Alembic believes otherwise of the driver's default mode.
-    transactional_ddl=True,
 )
-with context.begin_transaction():
-    context.run_migrations()
+context.run_migrations()

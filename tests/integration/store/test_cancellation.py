@@ -1,8 +1,10 @@
 """A cancelled call has its whole effect or none, and the store works on."""
 
 import asyncio
+import threading
 
 import pytest
+from sqlalchemy import Connection
 
 from broker.model import TaskState
 from broker.store import HeldElsewhere
@@ -74,3 +76,21 @@ async def test_closing_waits_for_what_has_begun(store: SqlStore, database: objec
     again = database.store()
     await again.open()
     assert await again.task(identity.id, "t") is not None
+
+
+async def test_closing_waits_without_stopping_the_loop(store: SqlStore) -> None:
+    """A read that takes long delays the end of `close` and nothing else."""
+    begun, enough = threading.Event(), threading.Event()
+
+    def read(connection: Connection) -> object:
+        begun.set()
+        return enough.wait(timeout=2) and connection.exec_driver_sql("SELECT 1").scalar_one()
+
+    reading = asyncio.create_task(store._driver.read(read))
+    await asyncio.to_thread(begun.wait)
+    closing = asyncio.create_task(store.close())
+    done, _ = await asyncio.wait([closing], timeout=0.2)
+    assert not done
+    enough.set()
+    assert await reading == 1
+    await closing

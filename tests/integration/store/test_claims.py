@@ -206,13 +206,14 @@ async def test_a_claim_of_another_generation_is_refused(store: SqlStore) -> None
         await store.claim_task(task_claim(agent_identity(), "t"))
 
 
-async def test_an_answer_for_a_generation_that_has_passed_is_orphaned(store: SqlStore) -> None:
+async def test_an_answer_for_a_generation_that_has_passed_is_orphaned(store: SqlStore, database: object) -> None:
     """A key change while the backend answers makes the answer useless."""
     identity = await add_identity(store)
     held = _held(await store.claim_task(task_claim(identity, "t")))
     await store.write_identity(replace(identity, generation=2))
     assert await store.complete_claim(held, sealed_task_id=b"s", now=NOW, expire_time=None) is None
     assert await _orphans(store) == 1
+    assert database.execute("SELECT state, lease_expire_time FROM upstream_tasks") == [("ORPHANED", None)]
 
 
 async def test_a_new_generation_begins_with_new_upstream_tasks(store: SqlStore) -> None:

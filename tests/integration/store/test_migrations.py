@@ -51,6 +51,15 @@ async def test_a_schema_that_does_not_know_us_is_refused(store: SqlStore, databa
     assert database.execute("SELECT version_num FROM alembic_version") == [("9999",)]
 
 
+async def test_a_schema_that_came_while_we_waited_is_looked_at_again(store: SqlStore, database: object) -> None:
+    """Behind the lock another process may have migrated to a schema that does not know us."""
+    await store._driver.write(migrations.upgrade)
+    database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.execute("UPDATE meta SET minimum_revision = '9999'")
+    with pytest.raises(SchemaTooNewError):
+        await store._driver.write(migrations.upgrade)
+
+
 async def test_a_newer_schema_that_tolerates_us_is_used(store: SqlStore, database: object) -> None:
     """The version before goes on running while the next one is rolled out."""
     await store.close()

@@ -67,6 +67,18 @@ async def test_a_lock_held_at_the_start_is_an_outage(database: Any) -> None:
     await store.close()
 
 
+async def test_a_start_waits_for_a_lock_on_a_new_file(database: Any) -> None:
+    """SQLite does not wait for the lock that the switch to the write-ahead log needs, so we do."""
+    database.path.touch(0o600)
+    holder = await database.worker("hold_lock")
+    opening = asyncio.create_task((store := database.store()).open())
+    done, _ = await asyncio.wait([opening], timeout=0.3)
+    assert not done
+    holder.go()
+    await opening
+    await add_identity(store)
+
+
 async def test_a_full_database_is_an_outage_that_ends(store: SqlStore) -> None:
     """SQLITE_FULL in the middle of a transaction rolls all of it back; when there is room again work goes on."""
     identity = await add_identity(store)
@@ -172,9 +184,19 @@ async def test_files_and_folders_belong_to_us_alone(tmp_path: Path) -> None:
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (path.parent, path.parent.parent)} == {0o700}
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "hard link", "wide", "other's", "no folder"])
+@pytest.mark.parametrize(
+    ("kind", "because"),
+    [
+        ("link", "not a plain file"),
+        ("folder", "not a plain file"),
+        ("hard link", "hard links"),
+        ("wide", r"mode 0640\); run: chmod 600"),
+        ("other's", "another user"),
+        ("no folder", "cannot be made"),
+    ],
+)
 async def test_a_file_that_may_not_be_ours_is_refused(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, because: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Links, folders, other users' and open files are refused before anything is written."""
     path, real = tmp_path / "broker.db", tmp_path / "real.db"
@@ -194,7 +216,7 @@ async def test_a_file_that_may_not_be_ours_is_refused(
             monkeypatch.setattr("os.geteuid", lambda: path.stat().st_uid + 1)
         case _:
             path = real / "broker.db"
-    with pytest.raises(StartupError, match=str(path)):
+    with pytest.raises(StartupError, match=because):
         await sqlite_store(path).open()
     assert real.stat().st_size == 0
 
