@@ -1,9 +1,9 @@
 """
-What every call passes before and after its handler: one ordered, named chain.
+What every call passes before and after its handler: one chain, composed once a method, not once a call.
 
-The order, outermost first, and why: errors are mapped around everything, so nothing leaves unmapped; counting is next, so
-that refused calls are counted; the guard header and the caller come before anything that costs; the deadline is bounded last,
-when it is known whose call it is. The chain is composed once a method, not once a call.
+Outermost, errors are mapped, so that nothing leaves unmapped; within that calls are counted, so that refused ones are
+counted too. Then come the checks in the order of `CHECKS`: the gate and the guard header cost nothing and are first;
+who calls is proven before anything that depends on it; the deadline is last, when it is known whose call it is.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -34,50 +34,40 @@ GUARD_HEADER: Final = "x-credential-broker"
 GUARD_VALUE: Final = "1"
 REQUEST_ID_HEADER: Final = "x-request-id"
 SHORTEST_DEADLINE_SECONDS: Final = 0.05
-HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+HEALTH_PREFIX: Final = "/grpc.health.v1.Health/"
+"""Health checks pass without the chain: probes cannot send metadata, and they cost and reveal nothing."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG: Final = logger(__name__)
 
 Context = aio.ServicerContext[Any, Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 
 
 class Call:
     """One call on its way through the chain."""
 
-    __slots__ = ("caller", "deadline", "request_id")
+    __slots__ = ("caller", "deadline", "guarded", "request_id")
 
-    def __init__(self, request_id: str, caller: Caller) -> None:
+    def __init__(self, request_id: str, *, guarded: bool) -> None:
         self.request_id = request_id
-        self.caller = caller
-        self.deadline = 0.0
-        """On `time.monotonic`; set by the last link."""
+        self.guarded = guarded
+        """Whether it carries the guard header."""
+        self.caller: Caller
+        """Who calls; set by `prove_caller`."""
+        self.deadline: float
+        """When the answer must be out, on `time.monotonic`; set by `bound_time`."""
 
 
-Unary = Callable[[Any, Context, Call], Awaitable[Any]]
-Stream = Callable[[Any, Context, Call], AsyncIterator[Any]]
-CALL_KEY: Final = "_broker_call"
+_CURRENT: Final[ContextVar[Call]] = ContextVar("call")
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """The method a chain is composed for."""
-
-    full_name: str
-    kind: str
-
-    @property
-    def service(self) -> str:
-        """The service's full name."""
-        return self.full_name.split("/")[1]
-
-    @property
-    def name(self) -> str:
-        """The method's own name."""
-        return self.full_name.rpartition("/")[2]
+def current_call() -> Call:
+    """Return the call that is being handled."""
+    return _CURRENT.get()
 
 
-class ServingGate:
+class Gate:
     """Whether calls are taken: opened when warm, closed when draining."""
 
     __slots__ = ("refusal",)
@@ -92,3 +82,198 @@ class ServingGate:
     def close(self) -> None:
         """Refuse new calls: another replica answers them."""
         self.refusal = DrainingError
+
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+def pass_gate(chain: "Chain", _call: Call, _context: Context) -> None:
+    """Refuse calls while warming up or draining."""
+    if chain.gate.refusal is not None:
+        raise chain.gate.refusal(retry_after=1.0)
+
+
+def require_guard(_chain: "Chain", call: Call, _context: Context) -> None:
+    """Refuse calls that a forged request or a confused proxy could have made: those cannot add this header."""
+    if not call.guarded:
+        raise GuardHeaderMissingError(violations={GUARD_HEADER: f"metadata {GUARD_HEADER}: {GUARD_VALUE} is required"})
+
+
+def prove_caller(chain: "Chain", call: Call, _context: Context) -> None:
+    """Say who calls: whoever reaches this listener."""
+    call.caller = chain.caller
+
+
+def bound_time(chain: "Chain", call: Call, context: Context) -> None:
+    """Cap the time of a call, and refuse one whose deadline leaves none."""
+    remaining = context.time_remaining()
+    if remaining is None or remaining > chain.deadline_seconds:
+        remaining = chain.deadline_seconds
+    elif remaining < SHORTEST_DEADLINE_SECONDS:
+        raise DeadlineTooShortError
+    call.deadline = time.monotonic() + remaining
+
+
+CHECKS: Final = (pass_gate, require_guard, prove_caller, bound_time)
+
+
+# --- the chain --------------------------------------------------------------------------------------------------------
+
+
+class Chain(aio.ServerInterceptor):
+    """
+    The chain of one listener.
+
+    Args:
+        caller: who everybody is that reaches this listener.
+        deadline_seconds: how long a call may take, whatever its caller says.
+        gate: whether calls are taken.
+        metrics: where they are counted.
+    """
+
+    def __init__(self, *, caller: Caller, deadline_seconds: float, gate: Gate, metrics: Metrics) -> None:
+        self.caller = caller
+        self.deadline_seconds = deadline_seconds
+        self.gate = gate
+        self._metrics = metrics
+        self._request_ids = _request_ids()
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Return the method's handler inside the chain; methods that do not exist stay UNIMPLEMENTED."""
+        path = handler_call_details.method
+        handler = self._handlers.get(path)
+        if handler is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            if not path.startswith(HEALTH_PREFIX):
+                handler = self._compose(path, handler)
+            self._handlers[path] = handler
+        return handler
+
+    def _compose(self, path: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+        coders = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(self._unary(path, handler.unary_unary), **coders)
+        if handler.unary_stream is not None:
+            stream = self._stream(path, "server_stream", handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(stream, **coders)
+        if handler.stream_stream is not None:
+            stream = self._stream(path, "bidi_stream", handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(stream, **coders)
+        message = f"{path}: no RPC of this API streams requests alone"
+        raise AssertionError(message)
+
+    def _unary(self, path: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        counts = _Counts(self._metrics, path, "unary")
+
+        async def handle(request: Any, context: Context) -> Any:
+            started = counts.begin()
+            call = self._enter(context)
+            code = grpc.StatusCode.CANCELLED
+            try:
+                for check in CHECKS:
+                    check(self, call, context)
+                async with asyncio.timeout(call.deadline - time.monotonic()):
+                    response = await behaviour(request, context)
+                code = grpc.StatusCode.OK
+                return response  # noqa: TRY300 - the last thing that can go wrong stands above
+            except Exception as error:  # noqa: BLE001 - nothing may leave unmapped
+                outcome = _outcome(error)
+                code = code_of(outcome)
+                await self._abort(path, call, context, outcome, error)
+            finally:
+                counts.end(code, started)
+
+        return handle
+
+    def _stream(self, path: str, kind: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        counts = _Counts(self._metrics, path, kind)
+
+        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
+            started = counts.begin()
+            call = self._enter(context)
+            code = grpc.StatusCode.CANCELLED
+            try:
+                for check in CHECKS[:-1]:  # a stream lives as long as its connection may
+                    check(self, call, context)
+                async for response in behaviour(request, context):
+                    yield response
+                code = grpc.StatusCode.OK
+            except Exception as error:  # noqa: BLE001 - nothing may leave unmapped
+                outcome = _outcome(error)
+                code = code_of(outcome)
+                await self._abort(path, call, context, outcome, error)
+            finally:
+                counts.end(code, started)
+
+        return handle
+
+    def _enter(self, context: Context) -> Call:
+        guarded = False
+        request_id = ""
+        for key, value in context.invocation_metadata():
+            if key == GUARD_HEADER:
+                guarded = value == GUARD_VALUE
+            elif key == REQUEST_ID_HEADER and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+                request_id = value
+        call = Call(request_id or next(self._request_ids), guarded=guarded)
+        _CURRENT.set(call)
+        return call
+
+    async def _abort(self, path: str, call: Call, context: Context, outcome: BrokerError, cause: Exception) -> NoReturn:
+        """Tell the caller the outcome and the log its cause; the level follows whose fault it is."""
+        code = code_of(outcome)
+        self._metrics.count(self._metrics.refusals, outcome.reason)
+        event: dict[str, Any] = {"method": path, "request_id": call.request_id, "reason": outcome.reason}
+        if outcome.note:
+            event["note"] = outcome.note
+        if isinstance(outcome, InternalError):
+            _LOG.error("call_failed", **event, exc_info=cause)
+        elif is_our_fault(code):
+            _LOG.warning("call_failed", **event, exc_info=cause.__cause__)
+        else:
+            _LOG.info("call_refused", **event)
+        status = status_of(outcome, call.request_id)
+        await context.abort(code, outcome.text, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _outcome(error: Exception) -> BrokerError:
+    if isinstance(error, BrokerError):
+        return error
+    if isinstance(error, TimeoutError):
+        return DeadlineTooShortError()
+    return InternalError()
+
+
+def _request_ids() -> Iterator[str]:
+    """Give ids that no other process and no other start gives, without asking the system for each."""
+    prefix = secrets.token_hex(6)
+    return (f"{prefix}-{number:x}" for number in itertools.count(1))
+
+
+class _Counts:
+    """The metrics of one method, looked up once."""
+
+    def __init__(self, metrics: Metrics, path: str, kind: str) -> None:
+        _, service, name = path.split("/")
+        labels = (kind, service, name)
+        self._started = metrics.rpc_started.labels(*labels)
+        self._seconds = metrics.rpc_seconds.labels(*labels)
+        self._handled = {code: metrics.rpc_handled.labels(*labels, code.name) for code in grpc.StatusCode}
+
+    def begin(self) -> float:
+        """Count a call in and return when it began."""
+        self._started.inc()
+        return time.perf_counter()
+
+    def end(self, code: grpc.StatusCode, started: float) -> None:
+        """Count a call out."""
+        self._handled[code].inc()
+        self._seconds.observe(time.perf_counter() - started)
