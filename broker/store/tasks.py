@@ -14,10 +14,11 @@ with every write, so both keep growing even when a row is pruned and its key com
 claim nor a revision of an old task can be mistaken for the new one.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from broker.errors import GenerationChangedError, RowCorruptError
@@ -164,7 +165,8 @@ def end(
     upstream = task.upstream
     if upstream is not None and not _sharing(tx.connection, task):
         upstream = _finish(tx, upstream, TaskState.ENDED, now=now)
-    return replace(_take_down(tx, task, TaskState.ENDED, now=now, purge_time=purge_time), upstream=upstream)
+    (ended,) = _take_down(tx, (task,), TaskState.ENDED, now=now, purge_time=purge_time)
+    return replace(ended, upstream=upstream)
 
 
 def revoke(
@@ -178,10 +180,8 @@ def revoke(
     if sharing and not include_sharing:
         return (task, *sharing)
     upstream = task.upstream and _finish(tx, task.upstream, TaskState.REVOKED, now=now)
-    return tuple(
-        replace(_take_down(tx, down, TaskState.REVOKED, now=now, purge_time=purge_time), upstream=upstream)
-        for down in (task, *sharing)
-    )
+    down = _take_down(tx, (task, *sharing), TaskState.REVOKED, now=now, purge_time=purge_time)
+    return tuple(replace(each, upstream=upstream) for each in down)
 
 
 # --- what may be forgotten -------------------------------------------------------------------------------------------
@@ -323,10 +323,30 @@ def _finish(tx: WriteTransaction, upstream: UpstreamTask, state: TaskState, *, n
     return _write(tx, replace(upstream, state=state, lease_expire_time=None, update_time=now))
 
 
-def _take_down(tx: WriteTransaction, task: Task, state: TaskState, *, now: float, purge_time: float) -> Task:
-    if task.state is state:
-        return task
-    return _write_binding(tx, replace(task, state=state, update_time=now, purge_time=purge_time))
+def _take_down(
+    tx: WriteTransaction, tasks: Sequence[Task], state: TaskState, *, now: float, purge_time: float
+) -> list[Task]:
+    """Write bindings as ended or revoked, many in one statement: everybody may share one upstream task."""
+    down = [
+        task
+        if task.state is state
+        else replace(task, state=state, version=task.version + 1, update_time=now, purge_time=purge_time)
+        for task in tasks
+    ]
+    written = [
+        {"task": task.id, "next_version": task.version, "change": tx.next_change()}
+        for task, before in zip(down, tasks, strict=True)
+        if task is not before
+    ]
+    if written:
+        values = {"state": state.value, "update_time": now, "purge_time": purge_time}
+        statement = (
+            update(_tasks)
+            .where(_tasks.c.id == bindparam("task"))
+            .values(**values, version=bindparam("next_version"), change_sequence=bindparam("change"))
+        )
+        tx.connection.execute(statement, written)
+    return down
 
 
 def _stored(connection: Connection, identity_id: IdentityId, generation: int, key: UpstreamKey) -> UpstreamTask | None:
