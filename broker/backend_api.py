@@ -585,10 +585,12 @@ class _Trial:
             return False
         if self.status is None:
             return True
-        # A 503 says "not now", 3xx and 4xx say "no"; other 5xx may come from in front of a backend that went on, and
+        # A 503 says "not now", 3xx and 4xx say "no". Any other 5xx may come from in front of a backend that went on, and
         # the failure of a 2xx is that its content cannot be used.
-        return httpx.codes.is_success(self.status) or (
-            httpx.codes.is_server_error(self.status) and self.status != httpx.codes.SERVICE_UNAVAILABLE
+        return not (
+            httpx.codes.is_redirect(self.status)
+            or httpx.codes.is_client_error(self.status)
+            or self.status == httpx.codes.SERVICE_UNAVAILABLE
         )
 
 

@@ -129,6 +129,8 @@ async def fails(work: Awaitable[object]) -> OutboundFailure:
         await work
     failure = caught.value
     assert failure.__cause__ is None
+    # Of what is chained nothing may be httpx's, which quotes requests.
+    assert not type(failure.__context__).__module__.startswith("http")
     assert CANARY not in f"{failure!r} {failure} {failure.note} {failure.preview} {failure.__context__!r}"
     return failure
 
@@ -265,6 +267,19 @@ async def test_a_clock_that_is_off_is_learned_from_the_refusal_and_corrected(
     assert abs(api.clock_offset - 250) < 3
 
 
+@pytest.mark.parametrize(("headers", "expected"), [((), 1000), ((("age", "5"),), 0)])
+async def test_a_date_from_a_cache_is_not_learned(
+    headers: tuple[tuple[str, str], ...], expected: float, clock: RecordingClock
+) -> None:
+    """The date of an answer counts, on a refusal too, unless a cache says that it kept the answer for a while."""
+    date = format_datetime(datetime.fromtimestamp(clock.now() + 1000, UTC), usegmt=True)
+    async with FaultServer(respond(404, headers=(("date", date), *headers))) as server:
+        api = BackendApi(endpoints(server.url, "codex-2026-08"), clock)
+        await fails(api.fetch_jwks(soon(clock)))
+        await api.aclose()
+    assert abs(api.clock_offset - expected) < 5
+
+
 async def test_nothing_is_signed_when_the_clocks_are_too_far_apart(
     emulator: EmulatorServer, clock: RecordingClock
 ) -> None:
@@ -351,7 +366,7 @@ async def test_an_agent_id_that_could_leave_its_place_is_never_put_into_a_path(
     async with FaultServer() as server:
         api = BackendApi(endpoints(server.url, "codex-2026-08"), clock)
         with pytest.raises(InvalidBackendIdError):
-            await register_task(api, runtime, clock)
+            await register_task(api, runtime, clock, sign=lambda _: "signature")
         await api.aclose()
         assert server.requests == []
 
@@ -499,6 +514,8 @@ FAULTS: dict[str, tuple[Behaviour, FailureKind, bool]] = {
         for status in (301, 302, 303, 307, 308)
         for name, target in (("itself", "/other"), ("another host", "https://evil.example/"), ("nowhere", ""))
     },
+    "a status without meaning": (respond(799), FailureKind.PROTOCOL, True),
+    "500 compressed": (respond(500, BOMB, headers=(("content-encoding", "gzip"),)), FailureKind.DOWN, True),
     "garbage": (raw(b"\x00\x01\x02 not HTTP\r\n\r\n"), FailureKind.PROTOCOL, True),
     "an FTP greeting": (raw(b"220 ready\r\n\r\n"), FailureKind.PROTOCOL, True),
     "HTTP/0.9": (raw(b"<html></html>\r\n\r\n"), FailureKind.PROTOCOL, True),
@@ -766,6 +783,14 @@ async def test_a_credential_that_does_not_fit_a_header_is_not_sent(
         assert (failure.kind, failure.answer_lost, server.requests) == (FailureKind.REFUSED, False, [])
 
 
+async def test_a_request_that_cannot_be_written_is_not_sent(open_http: Open, clock: RecordingClock) -> None:
+    """What is no HTTP method is our own mistake, and nobody hears of it."""
+    async with FaultServer() as server:
+        failure = await fails(open_http(server).exchange(post(server.url, method="BAD METHOD"), deadline=soon(clock)))
+        assert (failure.kind, failure.problem) == (FailureKind.PROTOCOL, "the request cannot be written as HTTP")
+        assert server.requests == []
+
+
 # Trying again.
 
 
@@ -873,7 +898,8 @@ async def test_a_deadline_that_has_passed_sends_nothing(open_http: Open, clock: 
     """No time left is DOWN without a connection."""
     async with FaultServer() as server:
         failure = await fails(open_http(server).exchange(post(server.url), deadline=soon(clock, -1)))
-        assert (failure.kind, failure.answer_lost, server.connections) == (FailureKind.DOWN, False, 0)
+        assert (failure.problem, failure.answer_lost) == ("no time was left to send it", False)
+        assert server.connections == 0
 
 
 async def test_the_deadline_cuts_the_time_of_a_try(open_http: Open, clock: RecordingClock) -> None:
@@ -886,23 +912,32 @@ async def test_the_deadline_cuts_the_time_of_a_try(open_http: Open, clock: Recor
 # Many at once.
 
 
-async def test_at_most_so_many_calls_are_under_way_to_one_origin(open_http: Open, clock: RecordingClock) -> None:
-    """Of 40 calls to a slow server 16 are under way at a time, and all are answered in the end."""
-    running = peak = 0
+class CrowdedTransport(httpx.AsyncBaseTransport):
+    """Answers slowly and counts how many calls are under way."""
 
-    async def slow(request: object, writer: asyncio.StreamWriter) -> None:
-        nonlocal running, peak
-        running += 1
-        peak = max(peak, running)
+    def __init__(self) -> None:
+        self.running = self.peak = self.answered = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer after everybody else had a turn."""
+        self.running += 1
+        self.peak = max(self.peak, self.running)
         for _ in range(20):
             await asyncio.sleep(0)
-        running -= 1
-        await respond()(request, writer)  # type: ignore[arg-type]
+        self.running -= 1
+        self.answered += 1
+        return httpx.Response(302)
 
-    async with FaultServer(slow) as server:
-        client = open_http(server)
-        await asyncio.gather(*(client.exchange(post(server.url), deadline=soon(clock)) for _ in range(40)))
-    assert (len(server.requests), peak) == (40, 16)
+
+async def test_at_most_so_many_calls_are_under_way_to_one_origin(clock: RecordingClock) -> None:
+    """Of 40 calls 16 are under way at a time to each origin, and all are answered in the end."""
+    transports: dict[Origin, CrowdedTransport] = {}
+    origins = [parse_origin(f"https://{name}.example") for name in ("a", "b")]
+    client = GuardedHttp(origins, clock, transport=lambda origin: transports.setdefault(origin, CrowdedTransport()))
+    calls = [fails(client.exchange(post(str(origin)), deadline=soon(clock))) for origin in origins for _ in range(40)]
+    await asyncio.gather(*calls)
+    await client.aclose()
+    assert [(transports[origin].peak, transports[origin].answered) for origin in origins] == [(16, 40), (16, 40)]
 
 
 async def test_waiting_for_a_turn_ends_at_the_deadline(open_http: Open, clock: RecordingClock) -> None:
@@ -919,16 +954,41 @@ async def test_waiting_for_a_turn_ends_at_the_deadline(open_http: Open, clock: R
 class LeakyTransport(httpx.AsyncBaseTransport):
     """Plays a connection pool that has lost its connections: every call waits for one in vain."""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: int = 0) -> None:
         self.closed = False
+        self.asked = asyncio.Event()
+        self.release = asyncio.Event()
+        self._hold = hold
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Fail as httpx does then."""
+        """Fail as httpx does then; the first few calls only when they are released."""
+        self.asked.set()
+        if self._hold:
+            self._hold -= 1
+            await self.release.wait()
         raise httpx.PoolTimeout("none came free")
 
     async def aclose(self) -> None:
         """Remember that it was closed."""
         self.closed = True
+
+
+async def test_a_replaced_client_is_closed_by_its_last_user(clock: RecordingClock) -> None:
+    """While another call still uses the client that failed it stays open, and is closed after it."""
+    leaky = LeakyTransport(hold=1)
+    transports: list[httpx.AsyncBaseTransport] = [leaky, LeakyTransport()]
+    client = GuardedHttp(
+        {parse_origin("https://backend.example")}, clock, transport=lambda _: transports.pop(0), jitter=lambda: 0.0
+    )
+    held = asyncio.create_task(fails(client.exchange(post("https://backend.example"), deadline=soon(clock))))
+    await leaky.asked.wait()
+    await fails(client.exchange(post("https://backend.example"), deadline=soon(clock)))
+    assert not leaky.closed
+    leaky.release.set()
+    await held
+    assert leaky.closed
+    assert transports == []
+    await client.aclose()
 
 
 async def test_a_pool_that_lost_its_connections_is_replaced(clock: RecordingClock) -> None:
@@ -1001,7 +1061,7 @@ async def test_each_try_is_recorded(open_http: Open, clock: RecordingClock) -> N
         f"-----BEGIN PRIVATE KEY-----\n{CANARY}\n-----END PRIVATE KEY-----",
         f"-----BEGIN PRIVATE KEY-----\n{CANARY[:12]}",
         f"raw {CANARY} raw",
-        f"{'x ' * 2040}{CANARY}",
+        f"{'a' * 4084} {CANARY}",
         f'{{"code":"{CANARY}"}}',
     ],
 )

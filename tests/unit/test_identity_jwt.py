@@ -176,6 +176,7 @@ BAD: dict[str, tuple[str, JwtProblem]] = {
     "padded signature": (f"{GOOD}==", P.NOT_A_JWT),
     "stray bits": (f"{HEAD}.{BODY}.{SIGNATURE[:-1]}{'h' if SIGNATURE[-1] != 'h' else 'i'}", P.NOT_A_JWT),
     "standard base64": (GOOD.replace("-", "+").replace("_", "/") + "+", P.NOT_A_JWT),
+    "a part that is no base64": (f"{HEAD}.{BODY}.A", P.NOT_A_JWT),
     "white space before": (f" {GOOD}", P.NOT_A_JWT),
     "a line break after": (f"{GOOD}\n", P.NOT_A_JWT),
     "a line break within": (f"{HEAD}\n.{BODY}.{SIGNATURE}", P.NOT_A_JWT),
@@ -534,6 +535,7 @@ async def test_closing_ends_a_fetch(cache: JwksCache, issuer: Issuer) -> None:
     await cache.aclose()
     with pytest.raises(asyncio.CancelledError):
         await waiter
+    await cache.aclose()
 
 
 def test_the_table_is_long_enough() -> None:
