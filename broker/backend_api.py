@@ -585,7 +585,7 @@ class _Trial:
             return False
         if self.status is None:
             return True
-        # A 503 says "not now", 3xx and 4xx say "no". Any other 5xx may come from in front of a backend that went on, and
+        # A 503 says "not now", 3xx and 4xx say "no". Any other 5xx may come from before a backend that went on, and
         # the failure of a 2xx is that its content cannot be used.
         return not (
             httpx.codes.is_redirect(self.status)
