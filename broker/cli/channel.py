@@ -20,7 +20,7 @@ from broker.cli.parameters import Address, Duration
 GUARD_METADATA: Final = (("x-credential-broker", "1"),)
 """Every call must send it; see the API's description."""
 
-_CHANNEL_OPTIONS: Final = (
+CHANNEL_OPTIONS: Final = (
     # A broker is reached directly: a proxy named in the environment would be handed headers in plaintext.
     ("grpc.enable_http_proxy", 0),
 )
@@ -74,13 +74,13 @@ def dial(target: Target) -> grpc.Channel:
         click.UsageError: a TLS file cannot be read.
     """
     if not target.tls:
-        return grpc.insecure_channel(target.address, options=_CHANNEL_OPTIONS)
+        return grpc.insecure_channel(target.address, options=CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(
         root_certificates=_pem(target.tls_ca),
         private_key=_pem(target.tls_key),
         certificate_chain=_pem(target.tls_cert),
     )
-    return grpc.secure_channel(target.address, credentials, options=_CHANNEL_OPTIONS)
+    return grpc.secure_channel(target.address, credentials, options=CHANNEL_OPTIONS)
 
 
 def _pem(path: Path | None) -> bytes | None:

@@ -13,7 +13,7 @@ import click
 _MOST_SECRET_BYTES: Final = 65_536
 """More than any secret the API takes; a wrong file is refused here rather than sent."""
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 Function = TypeVar("Function", bound=Callable[..., Any])

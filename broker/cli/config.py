@@ -1,0 +1,100 @@
+"""Reading the configuration for a command, and the commands `check-config` and `migrate`."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from broker.cli.failures import exit_at_start
+from broker.cli.help import examples
+from broker.cli.output import echo_fields, echo_json
+from broker.config import Config, load_config
+from broker.errors import StartupError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def config_options(function: Function) -> Function:
+    """Give a command the options that name the configuration; pass what they give to `load`."""
+    options = (
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            envvar="CREDENTIAL_BROKER_CONFIG",
+            show_envvar=True,
+            help="The configuration, TOML; unset, every setting has its default.",
+        ),
+        click.option(
+            "--state-dir",
+            type=click.Path(path_type=Path),
+            help="Where database, keys and audit log stand; unset, $XDG_STATE_HOME/credential-broker.",
+        ),
+        click.option(
+            "--dev", is_flag=True, help="Allow plain http to backends on loopback, and only loopback listeners."
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def load(*, config_file: Path | None, state_dir: Path | None, dev: bool) -> Config:
+    """Return the settings, or print every problem and end with exit code 78."""
+    overrides = {"broker": {"state_dir": str(state_dir)}} if state_dir is not None else None
+    try:
+        return load_config(config_file, environment(), dev=dev, overrides=overrides)
+    except StartupError as error:
+        exit_at_start(error)
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment of the process: the one place where commands take it from."""
+    return os.environ  # noqa: TID251 - handed to broker.config, which is where settings are read
+
+
+@click.command(
+    "check-config",
+    epilog=examples(
+        "credential-broker check-config --config broker.toml",
+        "# with every default filled in",
+        "credential-broker check-config --config broker.toml --format json",
+        "# a setting from the environment, as `serve` would take it",
+        "CREDENTIAL_BROKER_LOG__LEVEL=debug credential-broker check-config",
+    ),
+)
+@config_options
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def check_config(*, form: str, **where: Any) -> None:
+    """
+    Check a configuration and name every problem at once.
+
+    It reads what `serve` would read, the environment included, and touches nothing else: no database, no key, no
+    backend. Exit code 78 when something is wrong.
+    """
+    config = load(**where)
+    if form == "json":
+        echo_json(config.model_dump(mode="json"))
+        return
+    echo_fields(
+        (
+            ("callers", ", ".join(config.listen.callers)),
+            ("admin", ", ".join(config.listen.admin)),
+            ("http", config.listen.http or "off"),
+            ("tls", "on" if config.listen.tls else "off"),
+            ("store", config.store_url),
+            ("audit log", str(config.audit_file)),
+            ("scopes", str(len(config.scope_catalogue()))),
+            *(
+                (f"backend {name}", f"{backend.base_url} ({backend.profile})")
+                for name, backend in config.backends.items()
+            ),
+            *(
+                (f"bearer source {name}", f"{source.type}, {source.path}")
+                for name, source in config.bearer_sources.items()
+            ),
+        )
+    )
+    click.echo("the configuration is sound")
