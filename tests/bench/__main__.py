@@ -1,0 +1,122 @@
+"""`python -m tests.bench`: measure, print a table or JSON, and say by the exit code what came of it."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+from tests.bench.load import LoadError
+from tests.bench.processes import Cores, ServerError
+from tests.bench.report import Figure, as_json, as_table, exit_code
+
+Measurement = Callable[[Cores], list[Figure]]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="For people or programs.")
+@click.pass_context
+def bench(context: click.Context, form: str) -> None:
+    """Measure the broker's figures. docs/performance.md says how to read them.
+
+    Exit codes: 0 every goal is met; 1 one is missed, or something was wrong with what was measured; 75 the machine was
+    too noisy to say anything, run again.
+    """
+    context.obj = form
+
+
+def _report(form: str, measure: Measurement) -> None:
+    """Keep this process, the load, to one core and leave the other to the servers; measure, and print."""
+    try:
+        cores = Cores.choose()
+        os.sched_setaffinity(0, {cores.load})
+        figures = measure(cores)
+    except (ServerError, LoadError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(as_json(figures) if form == "json" else as_table(figures))
+    sys.exit(exit_code(figures))
+
+
+_ROUNDS = click.option("--rounds", default=28, type=click.IntRange(4, 1000), help="Rounds of three windows of 0.5 s.")
+_SEED = click.option("--seed", default=None, type=int, help="Repeats the order of the windows of another run.")
+_CALLS = click.option(
+    "--calls", default=16_384, type=click.IntRange(4096, 1_000_000), help="How many calls, 4,096 of them at once."
+)
+_TIMES = click.option("--times", default=5, type=click.IntRange(1, 100), help="How often the program is started.")
+
+
+@bench.command()
+@_ROUNDS
+@_SEED
+@click.pass_obj
+def cost(form: str, rounds: int, seed: int | None) -> None:
+    """CPU of a warm GetAuthorization beside a bare grpc.aio echo."""
+    _report(form, lambda cores: [_cost(cores, rounds, seed)])
+
+
+@bench.command()
+@_CALLS
+@click.pass_obj
+def flight(form: str, calls: int) -> None:
+    """Errors with 4,096 calls in flight."""
+    _report(form, lambda cores: [_flight(cores, calls)])
+
+
+@bench.command("hot-path")
+@click.pass_obj
+def hot_path(form: str) -> None:
+    """What 1,000 warm calls touch: seams by counters, files and sockets by strace."""
+    _report(form, lambda cores: [_hot_path(cores)])
+
+
+@bench.command()
+@_TIMES
+@click.pass_obj
+def startup(form: str, times: int) -> None:
+    """CPU of --help, and seconds from serve to SERVING."""
+    _report(form, lambda _: _startup(times))
+
+
+@bench.command("all")
+@_ROUNDS
+@_SEED
+@_CALLS
+@_TIMES
+@click.pass_obj
+def everything(form: str, rounds: int, seed: int | None, calls: int, times: int) -> None:
+    """All of these."""
+    _report(
+        form,
+        lambda cores: [_cost(cores, rounds, seed), _flight(cores, calls), _hot_path(cores), *_startup(times)],
+    )
+
+
+# Imported when measured, so that `--help` needs neither the broker's stubs nor an HTTP client.
+
+
+def _cost(cores: Cores, rounds: int, seed: int | None) -> Figure:
+    from tests.bench.cost import measure_cost
+
+    return measure_cost(cores, rounds=rounds, seed=int.from_bytes(os.urandom(4), "big") if seed is None else seed)
+
+
+def _flight(cores: Cores, calls: int) -> Figure:
+    from tests.bench.flight import measure_flight
+
+    return measure_flight(cores, calls=calls)
+
+
+def _hot_path(cores: Cores) -> Figure:
+    from tests.bench.hot_path import measure_hot_path
+
+    return measure_hot_path(cores)
+
+
+def _startup(times: int) -> list[Figure]:
+    from tests.bench.startup import measure_help, measure_serve
+
+    return [measure_help(times=times), *measure_serve(times=times)]
+
+
+if __name__ == "__main__":
+    bench()
