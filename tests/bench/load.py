@@ -297,7 +297,7 @@ class Load:
         run.latencies.append(now - connection.sent.pop(stream_id))
         run.outcomes[outcome] += 1
         data = connection.sampled.pop(stream_id, None)
-        if data is not None and outcome == OK:
+        if data is not None:
             run.samples += [Sample(message, time.time()) for message in messages(data)]
 
 

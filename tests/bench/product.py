@@ -53,9 +53,7 @@ class Metrics:
         """Read the text format; only counters are kept, under their names without `_total`."""
         return cls(
             {
-                family.name: [
-                    (dict(sample.labels), sample.value) for sample in family.samples if sample.name.endswith("_total")
-                ]
+                family.name: [(dict(sample.labels), sample.value) for sample in family.samples]
                 for family in text_string_to_metric_families(text)
                 if family.type == "counter"
             }

@@ -126,6 +126,6 @@ def test_a_server_that_goes_away_ends_the_run(serve: Callable[..., str]) -> None
     address = serve(max_connection_age_ms=50, max_connection_age_grace_ms=5000)
     with (
         Load(address, Request("/t.Odd/EveryOther", b"x")) as load,
-        pytest.raises(LoadError, match=r"the server (is going away|closed a connection)"),
+        pytest.raises(LoadError, match="the server is going away"),
     ):
         load.for_seconds(20)
