@@ -73,6 +73,24 @@ STATUS_NAMES: Final = (
 )
 """The names of gRPC's codes, by number."""
 
+ERROR_NAMES: Final = (
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "INTERNAL_ERROR",
+    "FLOW_CONTROL_ERROR",
+    "SETTINGS_TIMEOUT",
+    "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR",
+    "REFUSED_STREAM",
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "CONNECT_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY",
+    "HTTP_1_1_REQUIRED",
+)
+"""The names of HTTP/2's error codes, by number (RFC 9113 section 7)."""
+
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
@@ -208,6 +226,12 @@ def grpc_status(block: bytes) -> str | None:
     if not value.isdigit() or int(value) >= len(STATUS_NAMES):
         raise ProtocolError(f"a status that is no code of gRPC: {value!r}")
     return STATUS_NAMES[int(value)]
+
+
+def reset_cause(payload: bytes) -> str:
+    """Return the name of the error in the payload of a RST_STREAM frame."""
+    number = int.from_bytes(payload, "big")
+    return ERROR_NAMES[number] if number < len(ERROR_NAMES) else f"0x{number:x}"
 
 
 def max_concurrent_streams(settings: bytes) -> int | None:

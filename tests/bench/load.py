@@ -27,12 +27,11 @@ from tests.bench.frames import (
     max_concurrent_streams,
     messages,
     ping_ack,
+    reset_cause,
     window_update,
 )
 
 OK: Final = STATUS_NAMES[0]
-RESET: Final = "RST_STREAM"
-"""How a call ended whose stream was reset in place of being answered."""
 DRAIN_SECONDS: Final = 20.0
 """How long the calls in flight at the end of a run may take; above the broker's own deadline of 10 s."""
 _CONNECT_SECONDS: Final = 5.0
@@ -58,7 +57,7 @@ class Run:
     What one run did.
 
     Attributes:
-        outcomes: calls by how they ended: the name of a gRPC status, or `RESET`.
+        outcomes: calls by how they ended: the name of a gRPC status, or `RST_STREAM` and the name of an error of HTTP/2.
         seconds: from the first call to the last answer.
         peak_in_flight: the most calls that were unanswered at once.
         latencies: seconds from sending to the trailers, unordered, one a call.
@@ -278,7 +277,7 @@ class Load:
             elif kind == FrameType.RST_STREAM:
                 # A server may reset a stream that it has answered; that is no second ending.
                 if stream_id in connection.sent:
-                    self._end(connection, run, stream_id, RESET, now)
+                    self._end(connection, run, stream_id, f"RST_STREAM {reset_cause(payload)}", now)
                     ended += 1
             elif kind == FrameType.PING and not flags & Flag.ACK:
                 replies.append(ping_ack(payload))

@@ -97,3 +97,12 @@ def test_messages_that_cannot_be_read_are_refused(data: bytes) -> None:
     """A compressed or a cut message is not handed out as if it were whole."""
     with pytest.raises(ProtocolError):
         frames.messages(data)
+
+
+@pytest.mark.parametrize(
+    ("payload", "name"),
+    [(b"\x00\x00\x00\x07", "REFUSED_STREAM"), (b"\x00\x00\x00\x08", "CANCEL"), (b"\x00\x00\x01\x00", "0x100")],
+)
+def test_a_reset_says_its_cause(payload: bytes, name: str) -> None:
+    """A known error has its name, another one its number."""
+    assert frames.reset_cause(payload) == name
