@@ -60,6 +60,8 @@ def test_tls_files_reach_the_channel(broker: FakeBroker, run: Run) -> None:
         tls_key=Path("k.pem"),
     )
     assert target.tls
+    assert Target(address="a:1", timeout=1, tls_ca=Path("ca.pem")).tls
+    assert Target(address="a:1", timeout=1, tls_cert=Path("c.pem"), tls_key=Path("k.pem")).tls
     assert not Target(address="a:1", timeout=1).tls
 
 

@@ -102,6 +102,7 @@ def test_a_status_of_the_runtime_says_what_to_do(
     assert block.startswith(status[0].name)
     assert happened in block
     assert to_do in block.partition("next: ")[2]
+    assert "last error" not in block
     assert "request id" not in block
 
 

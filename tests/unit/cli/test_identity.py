@@ -129,6 +129,7 @@ def test_a_creation_that_failed_says_how_it_goes_on(broker: FakeBroker, run: Run
     result = run("identity", "create", "a", "--request-id", "r1")
     assert result.exit_code == 1
     assert "  cut off? the same creation goes on with --request-id r1" in result.stderr.splitlines()
+    assert "run the same command again" not in result.stderr
     result = run("identity", "create", "a", "--format", "json")
     document = json.loads(result.stderr)
     assert document["resume"] == f"--request-id {broker.received[-1].request.request_id}"
@@ -170,7 +171,7 @@ def test_a_token_in_place_of_its_file_is_not_repeated(run: Run) -> None:
         ("create", "a", "--bearer-source", "s", "--token-file", "-"),
         ("create", "a", "--token-expire-time", "2027-01-01T00:00:00Z"),
         ("import", "a"),
-        ("import", "a", "--auth-json", "-", "--jwt-file", "-"),
+        ("import", "a", "--auth-json", "-", "--jwt-file", __file__),
         ("import", "a", "--jwt-file", "-", "--account-id", "x"),
         ("import", "a", "--key-file", "-"),
         ("import", "a", "--key-file", "-", "--agent-runtime-id", "x"),

@@ -1,9 +1,6 @@
-"""The root of the command line: what it loads, how it names commands, and that every command teaches."""
+"""The root of the command line: how it names commands, and that every command teaches."""
 
-import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import click
@@ -11,8 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from broker.cli import SECTIONS, root
-
-HEAVY = ("grpc", "google.protobuf", "httpx", "sqlalchemy", "pydantic", "rich", "uvicorn", "starlette", "cryptography")
 
 
 def commands(group: click.Group = root, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -31,30 +26,6 @@ OURS = [
 ]
 
 
-def loaded_by(*arguments: str) -> set[str]:
-    """Run the command line in a process of its own and return the modules it loaded."""
-    script = (
-        "import sys, json, atexit; atexit.register(lambda: print('\\n' + json.dumps(sorted(sys.modules))));"
-        "from broker.__main__ import main; sys.argv[0] = 'credential-broker'; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout.splitlines()[-1]))
-
-
-@pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_root_help_loads_nothing_heavy(argument: str) -> None:
-    """`--help` and `--version` load neither gRPC nor a web server, a database or a validator, nor any command."""
-    loaded = loaded_by(argument)
-    assert not {name for name in loaded if name in HEAVY}
-    assert {name for name in loaded if name.startswith("broker")} == {"broker", "broker.__main__", "broker.cli"}
-
-
-@pytest.mark.parametrize("command", ["serve", "get", "check-config"])
-def test_no_command_but_dev_and_emulator_loads_the_emulator(command: str) -> None:
-    """The serving program never loads the emulated backend."""
-    assert not {name for name in loaded_by(command, "--help") if "emulator" in name}
-
-
 def test_root_help_names_every_command_with_its_own_summary() -> None:
     """What the root says of a command without loading it is the first line of that command's help."""
     for section in SECTIONS.values():
@@ -62,19 +33,6 @@ def test_root_help_names_every_command_with_its_own_summary() -> None:
             help_text = root.commands[name].help
             assert help_text is not None
             assert lazy.summary == help_text.strip().splitlines()[0], name
-
-
-def test_completion_offers_commands_without_loading_them() -> None:
-    """Completing a command's name loads no command."""
-    environment = {
-        "_CREDENTIAL_BROKER_COMPLETE": "bash_complete",
-        "COMP_WORDS": "credential-broker e",
-        "COMP_CWORD": "1",
-    }
-    script = "import sys; from broker.__main__ import main\ntry: main()\nfinally: print('grpc' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
-    assert [line.partition(",")[2] for line in done.stdout.splitlines()[:-1]] == ["emulator", "explain", "end-task"]
-    assert done.stdout.splitlines()[-1] == "False"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
