@@ -1,9 +1,9 @@
 """
 The record of every grant: one JSON object a line, written before the answer leaves.
 
-A line is in the file (and survives the process) when `grant` returns; it is on the disk at most `SYNC_SECONDS` later. When
-it cannot be written nothing is handed out. Grants that are identical but for their moment share a line within one second:
-the first is written before its answer, the others are counted into one more line when the second is over.
+A line is in the file (and survives the process) when `grant` returns; it is on the disk at most `SYNC_SECONDS` later.
+When it cannot be written nothing is handed out. Grants that are identical but for their moment share a line within one
+second: the first is written before its answer, the others are counted into one more line when the second is over.
 
 The log names credentials by a keyed hash and threads as the caller did; it never holds a secret or a header.
 """
@@ -120,21 +120,27 @@ class AuditLog:
         record = {"time": round(self._clock.now(), 3), "sequence": self._sequence, "event": event, **fields}
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
-            if self._file is None:
-                raise OSError("the audit log is not open")
-            if self._sync_failed:
-                # What was written before may be lost already: prove that the disk takes data again before going on.
-                os.fsync(self._file)
-                self._sync_failed = False
-            written = os.write(self._file, line)
-            if written != len(line):
-                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-                raise OSError("the audit line was cut short")
+            whole = self._append(line)
         except OSError as error:
             self._metrics.count(self._metrics.audit_lines, "failed")
             raise AuditDownError(retry_after=1.0) from error
+        if not whole:
+            self._metrics.count(self._metrics.audit_lines, "failed")
+            raise AuditDownError(retry_after=1.0, note="the disk took only a part of the audit line")
         self._metrics.count(self._metrics.audit_lines, "written")
         self._unsynced.set()
+
+    def _append(self, line: bytes) -> bool:
+        if self._file is None:
+            return False
+        if self._sync_failed:
+            # What was written before may be lost already: prove that the disk takes data again before going on.
+            os.fsync(self._file)
+            self._sync_failed = False
+        written = os.write(self._file, line)
+        if written != len(line):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+        return written == len(line)
 
     async def _sync_forever(self) -> None:
         while True:

@@ -306,7 +306,7 @@ def _tokens(members: Mapping[str, Any]) -> Tokens:
     if not isinstance(value, dict):
         _refuse("tokens", "is missing or not an object; log in again with Codex")
     id_token = _optional_token(value, "id_token", "tokens.")
-    claims = UnverifiedTokenClaims() if id_token is None else _unverified_claims(id_token)
+    claims = UnverifiedTokenClaims() if id_token is None else unverified_claims(id_token)
     fields = _Fields(value, "tokens")
     stated = fields.optional("account_id", _ID)
     fields.raise_violations()
@@ -320,7 +320,7 @@ def _tokens(members: Mapping[str, Any]) -> Tokens:
         id_token=id_token,
         account_id=stated or claimed,
         claims=claims,
-        unverified_expire_time=_unverified_expire_time(access_token),
+        unverified_expire_time=unverified_expire_time(access_token),
     )
 
 
@@ -335,7 +335,7 @@ def _unverified_payload(token: Secret) -> Mapping[str, Any]:
         return {}
 
 
-def _unverified_claims(id_token: Secret) -> UnverifiedTokenClaims:
+def unverified_claims(id_token: Secret) -> UnverifiedTokenClaims:
     """Read the claims that Codex reads (codex-rs/login/src/token_data.rs at 343074d4207d, lines 75 to 160)."""
     payload = _unverified_payload(id_token)
     auth, profile = _members_of(payload, _AUTH_CLAIMS), _members_of(payload, _PROFILE_CLAIMS)
@@ -348,7 +348,8 @@ def _unverified_claims(id_token: Secret) -> UnverifiedTokenClaims:
     )
 
 
-def _unverified_expire_time(access_token: Secret) -> float | None:
+def unverified_expire_time(access_token: Secret) -> float | None:
+    """Return the `exp` of a token that is a JWT; None for one that is opaque or does not say."""
     value = _unverified_payload(access_token).get("exp")
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from broker.origins import Origin, OriginError, parse_origin
+from broker.origins import Origin, same_origin
 from broker.profiles import Profile
 
 
@@ -19,7 +19,4 @@ class Backend:
 
     def allows_target(self, target_url: str) -> bool:
         """Say whether a URL is of exactly one of the backend's origins; a URL that cannot be read is not."""
-        try:
-            return parse_origin(target_url, allow_loopback_http=self.allow_loopback_http) in self.origins
-        except OriginError:
-            return False
+        return same_origin(target_url, self.origins, allow_loopback_http=self.allow_loopback_http)

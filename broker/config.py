@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from broker.errors import StartupError
 from broker.origins import OriginError, parse_origin
-from broker.profiles import DEFAULT_PROFILE, PRESETS
+from broker.profiles import DEFAULT_PROFILE, PRESETS, BaseUrlError, resolve_urls
 from broker.scopes import (
     Credential,
     ScopeCatalogueError,
@@ -224,18 +224,22 @@ class Config(_Section):
                 problems.append(
                     f"backends.{name}.profile: there is no profile {backend.profile!r}; known: {', '.join(PRESETS)}"
                 )
-            urls = {
-                "base_url": backend.base_url,
-                "authapi_base_url": backend.authapi_base_url,
-                "jwks_base_url": backend.jwks_base_url,
-                **{f"allowed_origins[{index}]": url for index, url in enumerate(backend.allowed_origins)},
-            }
-            for key, url in urls.items():
+            else:
                 try:
-                    if url is not None:
-                        parse_origin(url, allow_loopback_http=self.dev)
+                    resolve_urls(
+                        PRESETS[backend.profile],
+                        base_url=backend.base_url,
+                        authapi_base_url=backend.authapi_base_url,
+                        jwks_base_url=backend.jwks_base_url,
+                        allow_loopback_http=self.dev,
+                    )
+                except BaseUrlError as error:
+                    problems.append(f"backends.{name}: {error}")
+            for index, url in enumerate(backend.allowed_origins):
+                try:
+                    parse_origin(url, allow_loopback_http=self.dev)
                 except OriginError as error:
-                    problems.append(f"backends.{name}.{key}: {error}")
+                    problems.append(f"backends.{name}.allowed_origins[{index}]: {error}")
         return problems
 
     def _listen_problems(self) -> list[str]:

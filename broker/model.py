@@ -241,12 +241,13 @@ class Header:
     sensitive: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Authorization:
     """
     The full set of headers a caller attaches, with its times and the reason why it is of this kind.
 
-    All times are in the broker's clock; `server_time` is added by the edge, at the moment of answering.
+    All times are in the broker's clock; `server_time` is added by the edge, at the moment of answering. Two of them
+    are equal only when they are the same object.
     """
 
     headers: tuple[Header, ...]

@@ -105,10 +105,11 @@ Decision = UseAssertion | UseBearer | NeedTask | NeedBearer | Refuse
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table: its number, its situation in words and as a test, and what follows from it."""
+    """One row of the table: its number, its situation in words, what was found, a test, and what follows from it."""
 
     number: int
     situation: str
+    found: Callable[[ScopeRule, Situation], str]
     holds: Callable[[ScopeRule, Situation], bool]
     decide: Callable[[ScopeRule, Situation], Decision]
 
@@ -120,6 +121,7 @@ class Step:
     number: int
     situation: str
     held: bool
+    detail: str
 
 
 def _bearer(situation: Situation, why: DecisionReason, fallback_from: CredentialKind | None) -> Decision:
@@ -159,78 +161,91 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(
         1,
         "the identity is disabled, deleted, rejected, or its login has ended",
+        lambda rule, s: f"the identity is {s.identity_state}{', its login has ended' if s.login_expired else ''}",
         lambda rule, s: s.identity_state in _OUT or s.login_expired,
         lambda rule, s: _identity_out(s),
     ),
     Row(
         2,
         "target_url is not of an origin of the identity's backend",
+        lambda rule, s: "the target is one of the backend's" if s.target_allowed else "the target is another origin",
         lambda rule, s: not s.target_allowed,
         lambda rule, s: Refuse(errors.TargetNotAllowedError),
     ),
     Row(
         3,
         "the scope is switched off",
+        lambda rule, s: "the scope is on" if rule.enabled else "the scope is off",
         lambda rule, s: not rule.enabled,
         lambda rule, s: Refuse(errors.ScopeDisabledError),
     ),
     Row(
         4,
         "the scope is for bearers only",
+        lambda rule, s: f"the scope is {rule.credential}",
         lambda rule, s: rule.credential is Credential.BEARER_ONLY,
         lambda rule, s: _bearer(s, DecisionReason.SCOPE_IS_BEARER_ONLY, None),
     ),
     Row(
         5,
         "the identity is of mode BEARER, so nothing is downgraded",
+        lambda rule, s: f"the identity's mode is {s.mode}",
         lambda rule, s: s.mode is Mode.BEARER,
         lambda rule, s: _bearer(s, DecisionReason.IDENTITY_IS_BEARER, None),
     ),
     Row(
         6,
         "assertions are switched off for the backend or the identity",
+        lambda rule, s: f"assertions are {'on' if s.assertions_enabled else 'off'}",
         lambda rule, s: not s.assertions_enabled,
         lambda rule, s: _downgrade(rule, s, DecisionReason.FEATURE_DISABLED, Refuse(errors.FeatureDisabledError)),
     ),
     Row(
         7,
         "the backend takes no assertions, or none for this scope",
+        lambda rule, s: f"the backend {'takes' if s.route_takes_assertions else 'refuses'} assertions for {rule.name}",
         lambda rule, s: not s.route_takes_assertions,
         lambda rule, s: _downgrade(rule, s, DecisionReason.BACKEND_UNSUPPORTED, Refuse(errors.BackendUnsupportedError)),
     ),
     Row(
         8,
         "the task was ended or revoked",
+        lambda rule, s: f"the {rule.task} task is {s.task.name}",
         lambda rule, s: s.task is TaskFact.ENDED,
         lambda rule, s: Refuse(errors.TaskEndedError),
     ),
     Row(
         9,
         "the task lives",
+        lambda rule, s: f"the {rule.task} task is {s.task.name}",
         lambda rule, s: s.task is TaskFact.LIVE,
         lambda rule, s: UseAssertion(DecisionReason.TASK_ASSERTION),
     ),
     Row(
         10,
         "its registration is cooling down after a failure, or was not done in time",
+        lambda rule, s: f"the {rule.task} task is {s.task.name}",
         lambda rule, s: s.task is TaskFact.COOLING_DOWN,
         lambda rule, s: _downgrade(rule, s, DecisionReason.TASK_UNAVAILABLE, Refuse(s.task_trouble, s.retry_after)),
     ),
     Row(
         11,
         "there is no task yet",
+        lambda rule, s: f"the {rule.task} task is {s.task.name}",
         lambda rule, s: s.task is TaskFact.ABSENT,
         lambda rule, s: NeedTask(TaskKind.THREAD if rule.task is TaskNeed.THREAD else TaskKind.BACKGROUND),
     ),
     Row(
         12,
         "the backend refused its registration for good",
+        lambda rule, s: f"the {rule.task} task is {s.task.name}",
         lambda rule, s: s.task is TaskFact.REFUSED,
         lambda rule, s: Refuse(errors.IdentityRejectedError),
     ),
     Row(
         13,
         "the backend answered its registration with something that is not its protocol",
+        lambda rule, s: f"the {rule.task} task is {s.task.name}",
         lambda rule, s: True,  # the last row: `task` has no other value
         lambda rule, s: Refuse(errors.BackendProtocolError, s.retry_after),
     ),
@@ -251,7 +266,7 @@ def account(rule: ScopeRule, situation: Situation) -> tuple[Step, ...]:
     steps = []
     for row in ROWS:
         held = row.holds(rule, situation)
-        steps.append(Step(row.number, row.situation, held))
+        steps.append(Step(row.number, row.situation, held, row.found(rule, situation)))
         if held:
             break
     return tuple(steps)

@@ -7,6 +7,7 @@ exist. A dotted name takes what it does not say from its parent (`control_plane.
 parent never makes a child exist.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,6 +16,8 @@ from typing import Final, TypeVar
 from broker.model import ScopeName
 
 Value = TypeVar("Value")
+
+_NAME: Final = re.compile(r"[a-z0-9_.]{1,128}")
 
 
 class Credential(StrEnum):
@@ -33,14 +36,6 @@ class TaskNeed(StrEnum):
     THREAD = "thread"
 
 
-class ScopeOrigin(StrEnum):
-    """Where a rule comes from."""
-
-    BUILT_IN = "BUILT_IN"
-    OVERRIDDEN = "OVERRIDDEN"
-    CONFIGURED = "CONFIGURED"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopeRule:
     """
@@ -57,8 +52,6 @@ class ScopeRule:
     min_lifetime: float | None = None
     max_lifetime: float | None = None
     description: str = ""
-    origin: ScopeOrigin = ScopeOrigin.CONFIGURED
-    parent: str | None = None
     source: str = "configuration"
     """Where upstream has this consumer, or `configuration`."""
 
@@ -86,7 +79,6 @@ def _rule(name: str, credential: Credential, task: TaskNeed, description: str, s
         credential=credential,
         task=task,
         description=description,
-        origin=ScopeOrigin.BUILT_IN,
         source=source,
     )
 
@@ -177,6 +169,9 @@ def build_catalogue(
         task = override.task or inherited.task or (base or parent or override).task
         if credential is Credential.BEARER_ONLY and override.task is None:
             task = TaskNeed.NONE  # a bearer is signed for nobody's task, so that need not be said
+        if not _NAME.fullmatch(name):
+            problems.append(f"scopes.{name}: a scope's name has at most 128 characters of a-z, 0-9, _ and .")
+            continue
         if credential is None or task is None:
             problems.append(
                 f"scopes.{name}: is new and has no parent, so it must say both `credential` and `task`"
@@ -198,18 +193,10 @@ def build_catalogue(
             min_lifetime=_first(override.min_lifetime, inherited.min_lifetime, known.min_lifetime, default=None),
             max_lifetime=_first(override.max_lifetime, inherited.max_lifetime, known.max_lifetime, default=None),
             description=_first(override.description, known.description, default=""),
-            origin=_origin(base, touched=name in overrides),
-            parent=parent.name if parent else None,
         )
     if problems:
         raise ScopeCatalogueError(problems)
     return {name: rules[name] for name in sorted(rules)}
-
-
-def _origin(base: ScopeRule | None, *, touched: bool) -> ScopeOrigin:
-    if base is None:
-        return ScopeOrigin.CONFIGURED
-    return ScopeOrigin.OVERRIDDEN if touched else ScopeOrigin.BUILT_IN
 
 
 def _parent_change(name: str, overrides: Mapping[str, ScopeOverride]) -> ScopeOverride:

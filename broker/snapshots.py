@@ -9,13 +9,14 @@ that is here, so that a late answer of the store cannot bring an old state back.
 import asyncio
 import hashlib
 import hmac
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from broker.auth_json import unverified_expire_time
 from broker.backends import Backend
-from broker.bearer import Bearer, BearerSource, unverified_expiry
+from broker.bearer import Bearer, BearerSource
 from broker.bearer.static import StaticSource
 from broker.clock import Clock
 from broker.errors import BrokerError, RowCorruptError, StoreDownError
@@ -145,6 +146,10 @@ class Snapshots:
             return TaskView(task, None, None)
         self._upstreams.move_to_end(upstream_key)
         return TaskView(task, found.upstream, found.task_id)
+
+    def active_task_counts(self) -> Counter[IdentityId]:
+        """Count the live bindings that are in memory, by identity."""
+        return Counter(task.identity_id for task in self._tasks.values() if task.effective_state is TaskState.ACTIVE)
 
     @property
     def confirmation(self) -> Confirmation:
@@ -422,5 +427,5 @@ def open_bearer(keyring: Keyring, bearer: StoredBearer) -> Bearer:
         token = keyring.open(bearer.sealed, context=bearer_context(bearer.identity_id, bearer.version)).decode()
     except (SealBrokenError, UnicodeDecodeError) as error:
         raise RowCorruptError(note=str(error)) from error
-    expire_time = bearer.expire_time if bearer.expire_time is not None else unverified_expiry(token)
+    expire_time = bearer.expire_time if bearer.expire_time is not None else unverified_expire_time(Secret(token))
     return Bearer(Secret(token), expire_time)

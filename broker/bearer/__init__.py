@@ -5,10 +5,6 @@ A source answers from memory (`current`); reading, refreshing and exchanging hap
 call without a live bearer ask for, never in the way of a call that has one.
 """
 
-import base64
-import binascii
-import json
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,22 +46,3 @@ class BearerSource(Protocol):
     async def close(self) -> None:
         """Let go of what the source holds."""
         ...
-
-
-def unverified_expiry(token: str) -> float | None:
-    """
-    Return the `exp` of a token that is a JWT, None when it is none or says nothing readable.
-
-    Nothing is verified: the broker only avoids handing out what its issuer will refuse.
-    """
-    parts = token.split(".")
-    if len(parts) != 3:  # noqa: PLR2004 - header, payload, signature
-        return None
-    try:
-        payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    expiry = payload.get("exp") if isinstance(payload, dict) else None
-    if isinstance(expiry, bool) or not isinstance(expiry, int | float) or not math.isfinite(expiry):
-        return None
-    return float(expiry)

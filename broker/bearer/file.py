@@ -5,7 +5,8 @@ import os
 import stat
 from pathlib import Path
 
-from broker.bearer import Bearer, unverified_expiry
+from broker.auth_json import unverified_expire_time
+from broker.bearer import Bearer
 from broker.clock import Clock
 from broker.errors import IssuerDownError
 from broker.model import Secret
@@ -89,7 +90,7 @@ class FileSource:
         if self._seen == _identity_of(status):
             return
         token, status = read_token(self._path)
-        expiry = unverified_expiry(token.reveal())
+        expiry = unverified_expire_time(token)
         if expiry is None and self._lifetime is not None:
             expiry = self._clock.now() + self._lifetime
         self._seen = _identity_of(status)

@@ -89,8 +89,9 @@ class Gate:
 
 def pass_gate(chain: "Chain", _call: Call, _context: Context) -> None:
     """Refuse calls while warming up or draining."""
-    if chain.gate.refusal is not None:
-        raise chain.gate.refusal(retry_after=1.0)
+    refusal = chain.gate.refusal
+    if refusal is not None:
+        raise refusal(retry_after=1.0)
 
 
 def require_guard(_chain: "Chain", call: Call, _context: Context) -> None:
@@ -106,7 +107,7 @@ def prove_caller(chain: "Chain", call: Call, _context: Context) -> None:
 
 def bound_time(chain: "Chain", call: Call, context: Context) -> None:
     """Cap the time of a call, and refuse one whose deadline leaves none."""
-    remaining = context.time_remaining()
+    remaining: float | None = context.time_remaining()
     if remaining is None or remaining > chain.deadline_seconds:
         remaining = chain.deadline_seconds
     elif remaining < SHORTEST_DEADLINE_SECONDS:
@@ -218,7 +219,7 @@ class Chain(aio.ServerInterceptor):
     def _enter(self, context: Context) -> Call:
         guarded = False
         request_id = ""
-        for key, value in context.invocation_metadata():
+        for key, value in context.invocation_metadata() or ():
             if key == GUARD_HEADER:
                 guarded = value == GUARD_VALUE
             elif key == REQUEST_ID_HEADER and isinstance(value, str) and _REQUEST_ID.fullmatch(value):

@@ -310,10 +310,19 @@ class Store(Protocol):
         ...
 
     async def end_task(
-        self, identity_id: IdentityId, thread_id: ThreadId, *, now: float, purge_time: float
+        self,
+        identity_id: IdentityId,
+        thread_id: ThreadId,
+        *,
+        now: float,
+        purge_time: float,
+        upstream_key: UpstreamKey | None = None,
     ) -> Task | None:
         """
-        End the binding of a thread and leave its tombstone; idempotent; None when there is none.
+        End the binding of a thread and leave its tombstone; idempotent.
+
+        Where there is no binding, None is returned; with `upstream_key` a tombstone is left in its place, so that a
+        registration that comes late finds the thread ended.
 
         An upstream task that no other live binding shares ends with it.
         """

@@ -19,6 +19,7 @@ from broker.model import (
     Task,
     TaskState,
     ThreadId,
+    UpstreamKey,
     UpstreamTask,
 )
 from broker.store import (
@@ -209,10 +210,18 @@ class SqlStore:
         await self._write(lambda tx: tasks.release(tx, upstream, now=now, answer_lost=answer_lost))
 
     async def end_task(
-        self, identity_id: IdentityId, thread_id: ThreadId, *, now: float, purge_time: float
+        self,
+        identity_id: IdentityId,
+        thread_id: ThreadId,
+        *,
+        now: float,
+        purge_time: float,
+        upstream_key: UpstreamKey | None = None,
     ) -> Task | None:
         """End the binding of a thread and leave its tombstone."""
-        return await self._write(lambda tx: tasks.end(tx, identity_id, thread_id, now=now, purge_time=purge_time))
+        return await self._write(
+            lambda tx: tasks.end(tx, identity_id, thread_id, now=now, purge_time=purge_time, upstream_key=upstream_key)
+        )
 
     async def revoke_task(
         self, task_id: str, *, now: float, purge_time: float, include_sharing: bool

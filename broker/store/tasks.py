@@ -156,10 +156,18 @@ def release(tx: WriteTransaction, held: UpstreamTask, *, now: float, answer_lost
 
 
 def end(
-    tx: WriteTransaction, identity_id: IdentityId, thread_id: ThreadId, *, now: float, purge_time: float
+    tx: WriteTransaction,
+    identity_id: IdentityId,
+    thread_id: ThreadId,
+    *,
+    now: float,
+    purge_time: float,
+    upstream_key: UpstreamKey | None,
 ) -> Task | None:
     """End a binding, and its upstream task when no other live binding shares it."""
     task = by_thread(tx.connection, identity_id, thread_id)
+    if task is None and upstream_key is not None:
+        return _leave_tombstone(tx, identity_id, thread_id, upstream_key, now=now, purge_time=purge_time)
     if task is None or task.state is not TaskState.ACTIVE:
         return task
     upstream = task.upstream
@@ -251,13 +259,47 @@ def _holds(current: UpstreamTask, held: UpstreamTask) -> bool:
     return current.fencing_token == held.fencing_token and current.lease_expire_time is not None
 
 
+def _leave_tombstone(
+    tx: WriteTransaction,
+    identity_id: IdentityId,
+    thread_id: ThreadId,
+    upstream_key: UpstreamKey,
+    *,
+    now: float,
+    purge_time: float,
+) -> Task:
+    """Insert the ended binding of a thread that never had a task."""
+    return _insert_binding(
+        tx,
+        Task(
+            id=tx.new_task_id(),
+            identity_id=identity_id,
+            kind=TaskKind.THREAD,
+            thread_id=thread_id,
+            state=TaskState.ENDED,
+            upstream_key=upstream_key,
+            version=0,
+            create_time=now,
+            update_time=now,
+            purge_time=purge_time,
+        ),
+    )
+
+
+def _insert_binding(tx: WriteTransaction, task: Task) -> Task:
+    """Insert a new binding; its versions begin at the change counter, so that they never come again after a prune."""
+    change = tx.next_change()
+    new = replace(task, version=change)
+    tx.execute(insert(_tasks).values(**rows.task_values(new), change_sequence=change))
+    return new
+
+
 def _bind(tx: WriteTransaction, wish: TaskClaim, found: Task | None) -> Task:
     """Return the live binding of the wish, written where it is new, began anew, or got another upstream task."""
     if found is not None and found.state is TaskState.ACTIVE and found.upstream_key == wish.upstream_key:
         return found
     standing = _stored(tx.connection, wish.identity_id, wish.generation, wish.upstream_key)
     if found is None:
-        change = tx.next_change()
         new = Task(
             id=tx.new_task_id(),
             identity_id=wish.identity_id,
@@ -265,12 +307,11 @@ def _bind(tx: WriteTransaction, wish: TaskClaim, found: Task | None) -> Task:
             thread_id=wish.thread_id,
             state=TaskState.ACTIVE,
             upstream_key=wish.upstream_key,
-            version=change,
+            version=0,
             create_time=wish.now,
             update_time=wish.now,
         )
-        tx.execute(insert(_tasks).values(**rows.task_values(new), change_sequence=change))
-        return replace(new, upstream=standing)
+        return replace(_insert_binding(tx, new), upstream=standing)
     # An identity's task layout may have been changed since. The upstream task under the old key is left alone:
     # replicas that have not seen the change yet go on using it.
     bound = replace(

@@ -518,6 +518,7 @@ class ScopeRule(_message.Message):
     ENABLED_FIELD_NUMBER: _builtins.int
     MAX_LIFETIME_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    MIN_LIFETIME_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """Always set. Name of the scope, for example `control_plane.analytics`."""
     description: _builtins.str
@@ -536,6 +537,10 @@ class ScopeRule(_message.Message):
     def max_lifetime(self) -> _duration_pb2.Duration:
         """Longest lifetime of an authorization of this scope. Unset means the broker's own limit."""
 
+    @_builtins.property
+    def min_lifetime(self) -> _duration_pb2.Duration:
+        """Shortest remaining life with which an authorization of this scope is handed out. Unset means no such bound."""
+
     def __init__(
         self,
         *,
@@ -546,10 +551,11 @@ class ScopeRule(_message.Message):
         enabled: _builtins.bool = ...,
         max_lifetime: _duration_pb2.Duration | None = ...,
         source: _builtins.str = ...,
+        min_lifetime: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["max_lifetime", b"max_lifetime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_lifetime", b"max_lifetime", "min_lifetime", b"min_lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "description", b"description", "enabled", b"enabled", "max_lifetime", b"max_lifetime", "scope", b"scope", "source", b"source", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "description", b"description", "enabled", b"enabled", "max_lifetime", b"max_lifetime", "min_lifetime", b"min_lifetime", "scope", b"scope", "source", b"source", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

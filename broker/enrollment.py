@@ -1,0 +1,702 @@
+"""
+How identities come, change and go: create, import, update, disable, enable, delete.
+
+Creating an agent: key made → intent stored (REGISTERING, with the sealed key) → key registered at the backend → ACTIVE.
+The key is in the store before the backend hears of it, so that no key the backend knows can be lost; a create that was
+cut off goes on with the same key, by itself and when its `request_id` comes again.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import random
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from broker import errors
+from broker.auth_json import (
+    AccountRecord,
+    ApiKey,
+    IdentityJwt,
+    PersonalAccessToken,
+    Tokens,
+    TokensOnly,
+    UnverifiedTokenClaims,
+    WorkspaceRecord,
+    parse_auth_json,
+    unverified_claims,
+)
+from broker.backend_api import BackendApi, FailureKind, OutboundFailure
+from broker.backends import Backend
+from broker.bearer import BearerSource
+from broker.clock import Clock
+from broker.errors import BrokerError
+from broker.identity_jwt import IdentityJwtError, JwksCache, JwksError, JwtProblem, verify
+from broker.keyring import Keyring
+from broker.keys import InvalidKeyError, SigningKey, derive_seed
+from broker.model import (
+    Identity,
+    IdentityId,
+    IdentityName,
+    IdentityState,
+    Mode,
+    Origin,
+    Secret,
+    StoredBearer,
+    TaskKind,
+)
+from broker.profiles import AgentAuth, upstream_key
+from broker.registration import Registrar, live_bearer
+from broker.snapshots import (
+    IdentityView,
+    Snapshots,
+    bearer_context,
+    open_private_key,
+    private_key_context,
+    task_id_context,
+)
+from broker.store import Claimed, CreateRequest, Store, TaskClaim
+from broker.telemetry import Metrics, logger
+
+_LOG: Final = logger(__name__)
+
+REQUEST_MEMORY_SECONDS: Final = 24 * 3600.0
+REGISTRATION_SECONDS: Final = 50.0
+_FIRST_COOL_DOWN: Final = 1.0
+_LONGEST_COOL_DOWN: Final = 60.0
+_REFUSED_COOL_DOWN: Final = 300.0
+_UNAUTHORIZED: Final = 401
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBearer:
+    """A token that comes with the identity and is kept sealed."""
+
+    token: Secret
+    expire_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSource:
+    """A bearer source of the configuration."""
+
+    name: str
+
+
+BearerChoice = OwnBearer | NamedSource | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateOrder:
+    """An identity to be made; the fields are those of `CreateIdentityRequest`, checked in form."""
+
+    request_id: str
+    name: IdentityName
+    backend: str
+    mode: Mode
+    account_id: str | None = None
+    user_id: str | None = None
+    fedramp: bool = False
+    bearer: BearerChoice = None
+    assertions_enabled: bool = True
+    expire_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BareKey:
+    """A key that is registered at the backend already and comes without a login."""
+
+    private_key: Secret
+    agent_runtime_id: str
+    account_id: str
+    user_id: str | None
+    fedramp: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOrder:
+    """An identity to be taken over; the fields are those of `ImportIdentityRequest`, checked in form."""
+
+    request_id: str
+    name: IdentityName
+    backend: str
+    mode: Mode
+    source: Secret | IdentityJwt | BareKey
+    """The text of an `auth.json`, a JWT, or a bare key."""
+    bearer: BearerChoice = None
+    expected_account_id: str | None = None
+    expected_user_id: str | None = None
+    assertions_enabled: bool = True
+    expire_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What an import holds, whatever it came as."""
+
+    origin: Origin
+    account_id: str | None
+    user_id: str | None
+    email: str | None = None
+    plan_type: str | None = None
+    fedramp: bool = False
+    key: SigningKey | None = None
+    agent_runtime_id: str | None = None
+    task_id: str | None = None
+    task_kind: TaskKind = TaskKind.BACKGROUND
+    bearer: OwnBearer | None = None
+    expire_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _CoolDown:
+    until: float
+    seconds: float
+    reason: str
+
+
+class Enroller:
+    """Makes, changes and ends identities."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        snapshots: Snapshots,
+        registrar: Registrar,
+        keyring: Keyring,
+        backends: Mapping[str, Backend],
+        bearer_sources: Mapping[str, BearerSource],
+        apis: Mapping[str, BackendApi],
+        clock: Clock,
+        metrics: Metrics,
+        token_bytes: Callable[[int], bytes],
+        jitter: random.Random,
+    ) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._registrar = registrar
+        self._keyring = keyring
+        self._backends = backends
+        self._bearer_sources = bearer_sources
+        self._apis = apis
+        self._clock = clock
+        self._metrics = metrics
+        self._token_bytes = token_bytes
+        self._jitter = jitter
+        self._fingerprint_key = keyring.derive_mac_key("create-request")
+        self._jwks = {name: JwksCache(api.fetch_jwks, clock) for name, api in apis.items()}
+        self._jobs: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
+        self._cool_downs: dict[IdentityId, _CoolDown] = {}
+
+    async def close(self) -> None:
+        """Give up what is under way; it goes on at the next start."""
+        for job in list(self._jobs.values()):
+            job.cancel()
+        if self._jobs:
+            await asyncio.wait(set(self._jobs.values()))
+        for cache in self._jwks.values():
+            await cache.aclose()
+
+    # --- create -------------------------------------------------------------------------------------------------------
+
+    async def create(self, order: CreateOrder, *, wait_until: float) -> Identity:
+        """
+        Make an identity; in mode AGENT with a new key that is registered at the backend.
+
+        Args:
+            order: what to make.
+            wait_until: monotonic time until which the registration is waited for; it goes on afterwards.
+
+        Raises:
+            RequestIdReusedError: the request id was used for something else.
+            IdentityExistsError: the name is taken.
+            FieldInvalidError: the order names something that does not exist or does not fit.
+            RegistrationInProgressError: not done by then; the identity is kept and the broker goes on.
+            BrokerError: the registration's outcome.
+        """
+        backend = self._backend(order.backend)
+        request = self._request(order.request_id, order)
+        identity = await self._store.remembered_identity(request)
+        if identity is None:
+            identity = await self._begin(order, backend, request)
+        view = await self._publish(identity)
+        if view.identity.state is IdentityState.REGISTERING:
+            view = await self._registered(view, wait_until)
+        return view.identity
+
+    async def _begin(self, order: CreateOrder, backend: Backend, request: CreateRequest) -> Identity:
+        self._require_fit(order.mode, backend, order.bearer)
+        account_id, user_id = await self._account_of(order)
+        now = self._clock.now()
+        identity_id = IdentityId(uuid.UUID(bytes=self._token_bytes(16), version=4).hex)
+        key = SigningKey.from_seed(derive_seed(self._token_bytes(64))) if order.mode is Mode.AGENT else None
+        identity = Identity(
+            id=identity_id,
+            name=order.name,
+            backend=backend.name,
+            mode=order.mode,
+            origin=Origin.CREATED if key else Origin.BEARER_ONLY,
+            state=IdentityState.REGISTERING if key else IdentityState.ACTIVE,
+            state_reason=errors.RegistrationInProgressError.reason if key else "",
+            account_id=account_id,
+            user_id=user_id,
+            fedramp=order.fedramp,
+            assertions_enabled=order.assertions_enabled,
+            bearer_source=order.bearer.name if isinstance(order.bearer, NamedSource) else None,
+            public_key=key.ssh_public_key if key else None,
+            sealed_private_key=self._seal_key(key, identity_id, 1) if key else None,
+            create_time=now,
+            update_time=now,
+            expire_time=order.expire_time,
+        )
+        return await self._store.create_identity(identity, request, bearer=self._seal_bearer(identity_id, order.bearer))
+
+    def _require_fit(self, mode: Mode, backend: Backend, bearer: BearerChoice) -> None:
+        if isinstance(bearer, NamedSource) and bearer.name not in self._bearer_sources:
+            known = ", ".join(self._bearer_sources) or "none"
+            raise errors.FieldInvalidError(violations={"bearer_source": f"is not configured; configured: {known}"})
+        if mode is Mode.BEARER and bearer is None:
+            raise errors.FieldInvalidError(violations={"bearer": "is needed for mode BEARER: a source or a token"})
+        if mode is Mode.AGENT and backend.profile.agent_auth is AgentAuth.NONE:
+            raise errors.BackendUnsupportedError(
+                metadata={"hint": "this backend registers no agents; import an Agent Identity JWT"}
+            )
+        if mode is Mode.AGENT and bearer is None:
+            raise errors.BearerUnavailableError(
+                metadata={"hint": "registering an agent needs a bearer: give bearer_source or static_bearer"}
+            )
+
+    async def _account_of(self, order: CreateOrder) -> tuple[str | None, str | None]:
+        """Return account and user: what the order says, which the bearer must not contradict, else what that says."""
+        token: Secret | None = None
+        if isinstance(order.bearer, OwnBearer):
+            token = order.bearer.token
+        elif isinstance(order.bearer, NamedSource):
+            source = self._bearer_sources[order.bearer.name]
+            current = source.current() or await source.refresh()
+            token = current.token
+        claims = UnverifiedTokenClaims() if token is None else unverified_claims(token)
+        return (
+            _same("account_id", order.account_id, claims.unverified_account_id),
+            _same("user_id", order.user_id, claims.unverified_user_id),
+        )
+
+    # --- registering the agent ----------------------------------------------------------------------------------------
+
+    async def _registered(self, view: IdentityView, wait_until: float) -> IdentityView:
+        job = self._job(view)
+        await asyncio.wait({job}, timeout=max(0.0, wait_until - self._clock.monotonic()))
+        if not job.done():
+            raise errors.RegistrationInProgressError(retry_after=1.0)
+        error = job.result()
+        if error is not None:
+            raise type(error)(metadata=error.metadata, retry_after=error.retry_after, note=error.note) from error
+        return self._snapshots.view(view.identity.id) or view
+
+    def _job(self, view: IdentityView) -> asyncio.Task[BrokerError | None]:
+        identity_id = view.identity.id
+        job = self._jobs.get(identity_id)
+        if job is None:
+            job = asyncio.create_task(self._register_agent(view), name="register-agent")
+            self._jobs[identity_id] = job
+            job.add_done_callback(lambda _: self._jobs.pop(identity_id, None))
+        return job
+
+    async def _register_agent(self, view: IdentityView) -> BrokerError | None:
+        identity = view.identity
+        try:
+            runtime_id = await self._ask_backend(view)
+            active = await self._store.write_identity(
+                replace(
+                    identity,
+                    agent_runtime_id=runtime_id,
+                    state=IdentityState.ACTIVE,
+                    state_reason="",
+                    update_time=self._clock.now(),
+                )
+            )
+        except errors.GenerationChangedError:
+            # Another process was quicker, or an operator changed it meanwhile: what stands in the store holds.
+            current = await self._store.identity(identity.id)
+            if current is None or current.state is not IdentityState.ACTIVE:
+                return errors.GenerationChangedError()
+            active = current
+        except BrokerError as error:
+            self._cool_down(identity, error)
+            return error
+        except Exception as error:  # noqa: BLE001 - the job must end with an outcome for whoever waits
+            _LOG.error("agent_registration_crashed", identity=identity.name, exc_info=error)
+            return errors.InternalError()
+        self._cool_downs.pop(identity.id, None)
+        self._metrics.count(self._metrics.registrations, view.backend.name, "agent", "registered")
+        self._snapshots.publish_identity(active)
+        _LOG.info("agent_registered", identity=identity.name, backend=view.backend.name)
+        return None
+
+    async def _ask_backend(self, view: IdentityView) -> str:
+        identity, api = view.identity, self._apis[view.backend.name]
+        bearer = await live_bearer(view, self._clock)
+        deadline = self._clock.monotonic() + REGISTRATION_SECONDS
+        for last_try in (False, True):
+            try:
+                return await api.register_agent(
+                    public_key=identity.public_key or "",
+                    bearer=bearer.token,
+                    fedramp=identity.fedramp,
+                    deadline=deadline,
+                )
+            except OutboundFailure as failure:
+                # A 401 first costs one refresh of the bearer; only a refused fresh one refuses the identity.
+                if failure.status == _UNAUTHORIZED and not last_try and view.bearers is not None:
+                    refreshed = await view.bearers.refresh()
+                    if refreshed.token != bearer.token:
+                        bearer = refreshed
+                        continue
+                raise failure.as_error() from failure
+        raise AssertionError  # pragma: no cover - the second try returns or raises
+
+    def _cool_down(self, identity: Identity, error: BrokerError) -> None:
+        self._metrics.count(self._metrics.registrations, identity.backend, "agent", error.reason)
+        _LOG.warning("agent_registration_failed", identity=identity.name, reason=error.reason, note=error.note)
+        before = self._cool_downs.get(identity.id)
+        if isinstance(error, errors.IdentityRejectedError):
+            seconds = _REFUSED_COOL_DOWN
+        else:
+            seconds = min(before.seconds * 2 if before else _FIRST_COOL_DOWN, _LONGEST_COOL_DOWN)
+        wait = max(seconds * self._jitter.uniform(0.5, 1.0), error.retry_after or 0.0)
+        self._cool_downs[identity.id] = _CoolDown(self._clock.monotonic() + wait, seconds, error.reason)
+
+    def resume(self) -> None:
+        """Go on with creates that were cut off or failed, where their time has come; does not wait for them."""
+        now = self._clock.monotonic()
+        for view in self._snapshots.views():
+            if view.identity.state is IdentityState.REGISTERING and view.trouble is None:
+                cool_down = self._cool_downs.get(view.identity.id)
+                if cool_down is None or cool_down.until <= now:
+                    self._job(view)
+
+    def retry_delay(self, identity_id: IdentityId) -> float | None:
+        """Return in how many seconds the registration of an agent is tried again; None when none waits."""
+        cool_down = self._cool_downs.get(identity_id)
+        return None if cool_down is None else max(0.0, cool_down.until - self._clock.monotonic())
+
+    # --- import -------------------------------------------------------------------------------------------------------
+
+    async def take_over(self, order: ImportOrder) -> Identity:
+        """
+        Import an identity that exists elsewhere.
+
+        Raises:
+            RequestIdReusedError: the request id was used for something else.
+            IdentityExistsError: the name is taken.
+            ImportInvalidError: what was given cannot be used; the violations say why.
+            AccountMismatchError: it is of another account or user than expected.
+            ReauthRequiredError: it has expired.
+            BrokerError: the keys to verify a JWT with could not be had.
+        """
+        backend = self._backend(order.backend)
+        request = self._request(order.request_id, order)
+        identity = await self._store.remembered_identity(request)
+        if identity is None:
+            found = await self._read(order, backend)
+            identity = await self._keep(order, backend, request, found)
+            if found.task_id is not None:
+                await self._adopt_task(identity, backend, found)
+        return (await self._publish(identity)).identity
+
+    async def _read(self, order: ImportOrder, backend: Backend) -> _Found:
+        match order.source:
+            case Secret():
+                return await self._read_auth_json(order.source, backend)
+            case IdentityJwt():
+                return await self._read_jwt(order.source.unverified_jwt, backend)
+            case BareKey() as bare:
+                return _Found(
+                    origin=Origin.BARE_KEY,
+                    account_id=bare.account_id,
+                    user_id=bare.user_id,
+                    fedramp=bare.fedramp,
+                    key=_parse_key("bare_key.private_key", bare.private_key),
+                    agent_runtime_id=bare.agent_runtime_id,
+                )
+
+    async def _read_auth_json(self, text: Secret, backend: Backend) -> _Found:
+        parsed = parse_auth_json(text.reveal().encode())
+        match parsed:
+            case WorkspaceRecord():
+                return _Found(
+                    origin=Origin.IMPORTED_RECORD,
+                    account_id=parsed.workspace_id,
+                    user_id=parsed.chatgpt_user_id,
+                    fedramp=parsed.tokens is not None and parsed.tokens.claims.unverified_fedramp,
+                    key=_parse_key("agent_identity.agent_private_key", parsed.agent_private_key),
+                    agent_runtime_id=parsed.agent_runtime_id,
+                    task_id=parsed.background_task_id,
+                    bearer=_access_token(parsed.tokens),
+                )
+            case AccountRecord():
+                return _Found(
+                    origin=Origin.IMPORTED_RECORD,
+                    account_id=parsed.account_id,
+                    user_id=parsed.chatgpt_user_id,
+                    email=parsed.email,
+                    plan_type=parsed.plan_type,
+                    fedramp=parsed.fedramp,
+                    key=_parse_key("agent_identity.agent_private_key", parsed.agent_private_key),
+                    agent_runtime_id=parsed.agent_runtime_id,
+                    task_id=parsed.task_id,
+                    bearer=_access_token(parsed.tokens),
+                )
+            case IdentityJwt():
+                return await self._read_jwt(parsed.unverified_jwt, backend)
+            case TokensOnly():
+                claims = parsed.tokens.claims
+                return _Found(
+                    origin=Origin.BEARER_ONLY,
+                    account_id=parsed.tokens.account_id,
+                    user_id=claims.unverified_user_id,
+                    email=claims.unverified_email,
+                    plan_type=claims.unverified_plan_type,
+                    fedramp=claims.unverified_fedramp,
+                    bearer=_access_token(parsed.tokens),
+                )
+            case ApiKey():
+                return _Found(origin=Origin.BEARER_ONLY, account_id=None, user_id=None, bearer=OwnBearer(parsed.key))
+            case PersonalAccessToken():
+                return _Found(origin=Origin.BEARER_ONLY, account_id=None, user_id=None, bearer=OwnBearer(parsed.token))
+
+    async def _read_jwt(self, unverified_jwt: Secret, backend: Backend) -> _Found:
+        try:
+            keys = await self._jwks[backend.name].keys_for(unverified_jwt.reveal())
+            claims = verify(unverified_jwt.reveal(), keys, self._clock.now())
+        except IdentityJwtError as error:
+            if error.problem is JwtProblem.EXPIRED:
+                raise errors.ReauthRequiredError from error
+            raise errors.ImportInvalidError(violations={"identity_jwt": str(error)}) from error
+        except JwksError as error:
+            raise errors.BackendProtocolError(note=str(error)) from error
+        except OutboundFailure as failure:
+            if failure.kind is FailureKind.REFUSED:
+                raise errors.BackendProtocolError(note=failure.note) from failure
+            raise failure.as_error() from failure
+        return _Found(
+            origin=Origin.IMPORTED_JWT,
+            account_id=claims.account_id,
+            user_id=claims.chatgpt_user_id,
+            email=claims.email,
+            plan_type=claims.plan_type,
+            fedramp=claims.fedramp,
+            key=_parse_key("identity_jwt.agent_private_key", claims.agent_private_key),
+            agent_runtime_id=claims.agent_runtime_id,
+            expire_time=claims.expire_time,
+        )
+
+    async def _keep(self, order: ImportOrder, backend: Backend, request: CreateRequest, found: _Found) -> Identity:
+        if order.mode is Mode.AGENT and found.key is None:
+            raise errors.ImportInvalidError(violations={"source": "holds no agent key; import it in mode BEARER"})
+        bearer = order.bearer or found.bearer
+        if order.mode is Mode.BEARER and bearer is None:
+            raise errors.ImportInvalidError(violations={"source": "holds no bearer; import it in mode AGENT"})
+        if isinstance(bearer, NamedSource) and bearer.name not in self._bearer_sources:
+            raise errors.FieldInvalidError(violations={"bearer_source": "is not configured"})
+        _same("expected_account_id", order.expected_account_id, found.account_id, unknown_matches=False)
+        _same("expected_user_id", order.expected_user_id, found.user_id, unknown_matches=False)
+        now = self._clock.now()
+        identity_id = IdentityId(uuid.UUID(bytes=self._token_bytes(16), version=4).hex)
+        key = found.key if order.mode is Mode.AGENT else None
+        identity = Identity(
+            id=identity_id,
+            name=order.name,
+            backend=backend.name,
+            mode=order.mode,
+            origin=found.origin if key else Origin.BEARER_ONLY,
+            state=IdentityState.ACTIVE,
+            account_id=found.account_id,
+            user_id=found.user_id,
+            email=found.email,
+            plan_type=found.plan_type,
+            fedramp=found.fedramp,
+            assertions_enabled=order.assertions_enabled,
+            bearer_source=bearer.name if isinstance(bearer, NamedSource) else None,
+            agent_runtime_id=found.agent_runtime_id if key else None,
+            public_key=key.ssh_public_key if key else None,
+            sealed_private_key=self._seal_key(key, identity_id, 1) if key else None,
+            create_time=now,
+            update_time=now,
+            expire_time=_earlier(order.expire_time, found.expire_time),
+        )
+        return await self._store.create_identity(identity, request, bearer=self._seal_bearer(identity_id, bearer))
+
+    async def _adopt_task(self, identity: Identity, backend: Backend, found: _Found) -> None:
+        """Take over the task that an imported record holds, so that the backend need not register another."""
+        key = upstream_key(backend.profile.task_layout, found.task_kind, None)
+        outcome = await self._store.claim_task(
+            TaskClaim(
+                identity_id=identity.id,
+                generation=identity.generation,
+                kind=found.task_kind,
+                thread_id=None,
+                upstream_key=key,
+                now=self._clock.now(),
+                lease_seconds=1.0,
+            )
+        )
+        if isinstance(outcome, Claimed) and outcome.task.upstream is not None and found.task_id is not None:
+            upstream = outcome.task.upstream
+            await self._store.complete_claim(
+                upstream,
+                sealed_task_id=self._keyring.seal(found.task_id.encode(), context=task_id_context(upstream)),
+                now=self._clock.now(),
+                expire_time=None,
+            )
+
+    # --- changes by operators -----------------------------------------------------------------------------------------
+
+    async def update(
+        self, identity: Identity, *, bearer_source: str | None, assertions_enabled: bool, expire_time: float | None
+    ) -> Identity:
+        """
+        Write an identity's changeable settings.
+
+        Raises:
+            GenerationChangedError: it changed meanwhile.
+            FieldInvalidError: the bearer source does not exist.
+        """
+        if bearer_source is not None and bearer_source not in self._bearer_sources:
+            raise errors.FieldInvalidError(violations={"bearer_source": "is not configured"})
+        changed = replace(
+            identity,
+            bearer_source=bearer_source,
+            assertions_enabled=assertions_enabled,
+            expire_time=expire_time,
+            update_time=self._clock.now(),
+        )
+        return await self._write(changed)
+
+    async def disable(self, identity: Identity) -> Identity:
+        """Stop an identity; its generation is bumped, so that nothing made before is valid after enabling."""
+        if identity.state is IdentityState.DISABLED:
+            return identity
+        return await self._write(
+            self._next_generation(
+                replace(identity, state=IdentityState.DISABLED, state_reason=errors.IdentityRevokedError.reason)
+            )
+        )
+
+    async def enable(self, identity: Identity) -> Identity:
+        """Let a disabled identity serve again, or go on being registered."""
+        if identity.state is not IdentityState.DISABLED:
+            return identity
+        registered = identity.mode is Mode.BEARER or identity.agent_runtime_id is not None
+        return await self._write(
+            replace(
+                identity,
+                state=IdentityState.ACTIVE if registered else IdentityState.REGISTERING,
+                state_reason="" if registered else errors.RegistrationInProgressError.reason,
+                update_time=self._clock.now(),
+            )
+        )
+
+    async def delete(self, identity: Identity) -> Identity:
+        """Erase an identity's secrets and keep a record of it; the name becomes free."""
+        if identity.state is IdentityState.DELETED:
+            return identity
+        return await self._write(
+            replace(
+                identity,
+                state=IdentityState.DELETED,
+                state_reason=errors.IdentityRevokedError.reason,
+                sealed_private_key=None,
+                bearer_source=None,
+                generation=identity.generation + 1,
+                update_time=self._clock.now(),
+            )
+        )
+
+    def _next_generation(self, identity: Identity) -> Identity:
+        """Bump the generation and seal the key to it; a key that does not open stays as it is, unusable."""
+        sealed = identity.sealed_private_key
+        generation = identity.generation + 1
+        if sealed is not None:
+            try:
+                sealed = self._seal_key(open_private_key(self._keyring, identity), identity.id, generation)
+            except errors.RowCorruptError as error:
+                _LOG.error("identity_key_unusable", identity=identity.name, note=error.note)
+        return replace(identity, generation=generation, sealed_private_key=sealed, update_time=self._clock.now())
+
+    async def _write(self, identity: Identity) -> Identity:
+        written = await self._store.write_identity(identity)
+        self._registrar.forget_troubles(identity.id)
+        self._cool_downs.pop(identity.id, None)
+        return (await self._publish(written)).identity
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    async def _publish(self, identity: Identity) -> IdentityView:
+        bearer = None
+        if identity.bearer_source is None and identity.state is not IdentityState.DELETED:
+            bearer = await self._store.bearer(identity.id)
+        return self._snapshots.publish_identity(identity, bearer)
+
+    def _backend(self, name: str) -> Backend:
+        backend = self._backends.get(name)
+        if backend is None:
+            known = ", ".join(self._backends)
+            raise errors.FieldInvalidError(violations={"backend": f"is not configured; configured: {known}"})
+        return backend
+
+    def _seal_key(self, key: SigningKey, identity_id: IdentityId, generation: int) -> bytes:
+        return self._keyring.seal(key.to_pkcs8_der(), context=private_key_context(identity_id, generation))
+
+    def _seal_bearer(self, identity_id: IdentityId, bearer: BearerChoice) -> StoredBearer | None:
+        if not isinstance(bearer, OwnBearer):
+            return None
+        sealed = self._keyring.seal(bearer.token.reveal().encode(), context=bearer_context(identity_id, 1))
+        return StoredBearer(identity_id=identity_id, sealed=sealed, version=1, expire_time=bearer.expire_time)
+
+    def _request(self, request_id: str, order: CreateOrder | ImportOrder) -> CreateRequest:
+        """Name a request by id and a keyed digest of its content, secrets included."""
+        now = self._clock.now()
+        content = json.dumps(_plain(order), sort_keys=True).encode()
+        return CreateRequest(
+            request_id=request_id,
+            fingerprint=hmac.digest(self._fingerprint_key, content, hashlib.sha256),
+            now=now,
+            remember_until=now + REQUEST_MEMORY_SECONDS,
+        )
+
+
+def _plain(value: object) -> object:
+    """Turn an order into JSON, secrets revealed: only for the keyed digest."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    fields = getattr(type(value), "__dataclass_fields__", None)
+    if fields is None:
+        return value
+    return {"type": type(value).__name__, **{name: _plain(getattr(value, name)) for name in fields}}
+
+
+def _parse_key(place: str, text: Secret) -> SigningKey:
+    try:
+        return SigningKey.from_pkcs8_base64(text.reveal())
+    except InvalidKeyError as error:
+        raise errors.ImportInvalidError(violations={place: f"cannot be used: {error}"}) from None
+
+
+def _access_token(tokens: Tokens | None) -> OwnBearer | None:
+    return None if tokens is None else OwnBearer(tokens.access_token, tokens.unverified_expire_time)
+
+
+def _same(name: str, stated: str | None, found: str | None, *, unknown_matches: bool = True) -> str | None:
+    """Return the one of two statements that is there, after checking that they do not contradict each other."""
+    if stated is not None and stated != found and not (found is None and unknown_matches):
+        raise errors.AccountMismatchError(metadata={"field": name})
+    return stated or found
+
+
+def _earlier(first: float | None, second: float | None) -> float | None:
+    return min((time for time in (first, second) if time is not None), default=None)

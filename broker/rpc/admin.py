@@ -1,0 +1,418 @@
+"""The operators' service: unpacks, asks, packs, and records who changed what."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+from credentialbroker.v1 import broker_admin_pb2 as pb2
+from credentialbroker.v1 import broker_admin_pb2_grpc
+from credentialbroker.v1 import credential_broker_pb2 as caller_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from broker import __version__, errors
+from broker.audit import AuditLog
+from broker.auth_json import IdentityJwt
+from broker.authorization import STALE_AFTER_SECONDS, Authorizer
+from broker.bearer import BearerSource
+from broker.clock import Clock
+from broker.enrollment import BareKey, BearerChoice, CreateOrder, Enroller, ImportOrder, NamedSource, OwnBearer
+from broker.model import Identity, IdentityState, Mode, Secret, Task, TaskState
+from broker.rpc import fields, messages
+from broker.rpc.interceptors import Context, Gate, current_call
+from broker.rpc.pages import PageTokens
+from broker.snapshots import Snapshots
+from broker.store import Store
+from broker.tasks import TaskKeeper
+
+Word = TypeVar("Word")
+
+LARGEST_AUTH_JSON_BYTES: Final = 32 * 1024
+_ANSWER_MARGIN_SECONDS: Final = 0.1
+_CHANGEABLE: Final = ("bearer_source", "assertions_enabled", "expire_time")
+_MOST_SUMMARIES: Final = 1000
+
+_MODES: Final[dict[int, Mode]] = {number: mode for mode, number in messages.MODES.items()}
+_STATES: Final[dict[int, IdentityState]] = {number: state for state, number in messages.STATES.items()}
+_TASK_STATES: Final[dict[int, TaskState]] = {number: state for state, number in messages.TASK_STATES.items()}
+
+
+class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
+    """`credentialbroker.v1.BrokerAdmin`; what each RPC means stands in its proto file."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        snapshots: Snapshots,
+        enroller: Enroller,
+        tasks: TaskKeeper,
+        authorizer: Authorizer,
+        audit: AuditLog,
+        page_tokens: PageTokens,
+        gate: Gate,
+        clock: Clock,
+        max_staleness: float,
+    ) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._enroller = enroller
+        self._tasks = tasks
+        self._authorizer = authorizer
+        self._audit = audit
+        self._page_tokens = page_tokens
+        self._gate = gate
+        self._clock = clock
+        self._max_staleness = max_staleness
+        self._start_wall = clock.now()
+        self._start = clock.monotonic()
+
+    # --- making identities --------------------------------------------------------------------------------------------
+
+    async def CreateIdentity(self, request: pb2.CreateIdentityRequest, context: Context) -> pb2.CreateIdentityResponse:
+        """Make an identity."""
+        now = self._clock.now()
+        order = CreateOrder(
+            request_id=fields.request_id(request.request_id),
+            name=fields.identity_name(request.name),
+            backend=request.backend or "default",
+            mode=_mode(request.mode),
+            account_id=fields.id_text(request.account_id, "account_id"),
+            user_id=fields.id_text(request.user_id, "user_id"),
+            fedramp=request.fedramp,
+            bearer=_bearer_choice(request, now),
+            assertions_enabled=request.assertions_enabled if request.HasField("assertions_enabled") else True,
+            expire_time=_optional_time(request, "expire_time", now),
+        )
+        self._record("create_identity", order.name, request.comment)
+        identity = await self._enroller.create(order, wait_until=self._wait_until())
+        return pb2.CreateIdentityResponse(identity=self._pack(identity))
+
+    async def ImportIdentity(self, request: pb2.ImportIdentityRequest, context: Context) -> pb2.ImportIdentityResponse:
+        """Take over an identity that exists elsewhere."""
+        now = self._clock.now()
+        order = ImportOrder(
+            request_id=fields.request_id(request.request_id),
+            name=fields.identity_name(request.name),
+            backend=request.backend or "default",
+            mode=_mode(request.mode),
+            source=_import_source(request),
+            bearer=_bearer_choice(request, now),
+            expected_account_id=fields.id_text(request.expected_account_id, "expected_account_id"),
+            expected_user_id=fields.id_text(request.expected_user_id, "expected_user_id"),
+            assertions_enabled=request.assertions_enabled if request.HasField("assertions_enabled") else True,
+            expire_time=_optional_time(request, "expire_time", now),
+        )
+        self._record("import_identity", order.name, request.comment)
+        identity = await self._enroller.take_over(order)
+        return pb2.ImportIdentityResponse(identity=self._pack(identity))
+
+    # --- reading them -------------------------------------------------------------------------------------------------
+
+    async def GetIdentity(self, request: pb2.GetIdentityRequest, context: Context) -> pb2.GetIdentityResponse:
+        """Return one identity."""
+        return pb2.GetIdentityResponse(identity=self._pack(await self._named(request.name)))
+
+    async def ListIdentities(self, request: pb2.ListIdentitiesRequest, context: Context) -> pb2.ListIdentitiesResponse:
+        """List identities by name."""
+        size = fields.page_size(request.page_size)
+        states = _chosen(request.states, _STATES, "states") or set(IdentityState) - {IdentityState.DELETED}
+        listing = f"identities/{request.backend}/{','.join(sorted(states))}"
+        after: str | None = self._page_tokens.read(listing, fields.page_token(request.page_token))
+        found: list[Identity] = []
+        # A filter may leave little of a page; a few are read, and the caller comes again for the rest.
+        for _ in range(10):
+            page = await self._store.identities(
+                after=after or "", limit=size - len(found), include_deleted=IdentityState.DELETED in states
+            )
+            found += [row for row in page.rows if row.state in states and request.backend in ("", row.backend)]
+            after = page.next_after
+            if after is None or len(found) >= size:
+                break
+        return pb2.ListIdentitiesResponse(
+            identities=[self._pack(row) for row in found],
+            next_page_token=self._page_tokens.make(listing, after),
+        )
+
+    # --- changing them ------------------------------------------------------------------------------------------------
+
+    async def UpdateIdentity(self, request: pb2.UpdateIdentityRequest, context: Context) -> pb2.UpdateIdentityResponse:
+        """Change settings of an identity."""
+        mask = list(request.update_mask.paths)
+        wrong = [path for path in mask if path not in _CHANGEABLE]
+        if not mask or wrong:
+            raise errors.FieldInvalidError(
+                violations={"update_mask": f"is required and names only {', '.join(_CHANGEABLE)}"}
+            )
+        identity = await self._named(request.identity.name, request.etag or request.identity.etag)
+        wanted = request.identity
+        self._record("update_identity", identity.name, request.comment, fields=",".join(sorted(mask)))
+        expire_time = identity.expire_time
+        if "expire_time" in mask:
+            expire_time = _optional_time(wanted, "expire_time", self._clock.now())
+        changed = await self._enroller.update(
+            identity,
+            bearer_source=(wanted.bearer_source or None) if "bearer_source" in mask else identity.bearer_source,
+            assertions_enabled=wanted.assertions_enabled
+            if "assertions_enabled" in mask
+            else identity.assertions_enabled,
+            expire_time=expire_time,
+        )
+        return pb2.UpdateIdentityResponse(identity=self._pack(changed))
+
+    async def DisableIdentity(
+        self, request: pb2.DisableIdentityRequest, context: Context
+    ) -> pb2.DisableIdentityResponse:
+        """Stop an identity."""
+        identity = await self._named(request.name, request.etag)
+        self._record("disable_identity", identity.name, request.comment)
+        return pb2.DisableIdentityResponse(identity=self._pack(await self._enroller.disable(identity)))
+
+    async def EnableIdentity(self, request: pb2.EnableIdentityRequest, context: Context) -> pb2.EnableIdentityResponse:
+        """Let a disabled identity serve again."""
+        identity = await self._named(request.name, request.etag)
+        self._record("enable_identity", identity.name, request.comment)
+        return pb2.EnableIdentityResponse(identity=self._pack(await self._enroller.enable(identity)))
+
+    async def DeleteIdentity(self, request: pb2.DeleteIdentityRequest, context: Context) -> pb2.DeleteIdentityResponse:
+        """Erase an identity's secrets."""
+        known = self._snapshots.named(fields.identity_name(request.name))
+        if known is not None and known.identity.state is IdentityState.DELETED:
+            return pb2.DeleteIdentityResponse(identity=self._pack(known.identity))
+        identity = await self._named(request.name, request.etag)
+        self._record("delete_identity", identity.name, request.comment)
+        return pb2.DeleteIdentityResponse(identity=self._pack(await self._enroller.delete(identity)))
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    async def GetTask(self, request: pb2.GetTaskRequest, context: Context) -> pb2.GetTaskResponse:
+        """Return one task."""
+        task = await self._task(request.id)
+        return pb2.GetTaskResponse(task=await self._pack_task(task))
+
+    async def ListTasks(self, request: pb2.ListTasksRequest, context: Context) -> pb2.ListTasksResponse:
+        """List tasks."""
+        size = fields.page_size(request.page_size)
+        states = _chosen(request.states, _TASK_STATES, "states")
+        identity = await self._named(request.identity) if request.identity else None
+        listing = f"tasks/{request.identity}/{','.join(sorted(states))}"
+        after: str | None = self._page_tokens.read(listing, fields.page_token(request.page_token))
+        found: list[Task] = []
+        for _ in range(10):
+            page = await self._store.tasks(
+                identity_id=identity.id if identity else None,
+                state=next(iter(states)) if len(states) == 1 else None,
+                after=after or "",
+                limit=size - len(found),
+            )
+            found += [row for row in page.rows if not states or row.effective_state in states]
+            after = page.next_after
+            if after is None or len(found) >= size:
+                break
+        return pb2.ListTasksResponse(
+            tasks=[await self._pack_task(row) for row in found],
+            next_page_token=self._page_tokens.make(listing, after),
+        )
+
+    async def RevokeTask(self, request: pb2.RevokeTaskRequest, context: Context) -> pb2.RevokeTaskResponse:
+        """Take a task down."""
+        task = await self._task(request.id)
+        if request.etag and request.etag != messages.task_etag(task):
+            raise errors.GenerationChangedError
+        self._record("revoke_task", task.id, request.comment, force=request.force)
+        first, *others = await self._tasks.revoke(task, force=request.force)
+        return pb2.RevokeTaskResponse(
+            task=await self._pack_task(first), shared_tasks=[await self._pack_task(one) for one in others]
+        )
+
+    # --- the broker itself --------------------------------------------------------------------------------------------
+
+    async def GetStatus(self, request: pb2.GetStatusRequest, context: Context) -> pb2.GetStatusResponse:
+        """Say how this broker is doing; answers also while the store is away."""
+        confirmation = self._snapshots.confirmation
+        status = pb2.BrokerStatus(
+            server_version=__version__,
+            serving_state=self._serving_state(),
+            start_time=messages.timestamp(self._start_wall),
+            uptime=messages.duration(self._clock.monotonic() - self._start),
+            server_time=messages.timestamp(self._clock.now()),
+            store=pb2.StoreStatus(
+                last_confirm_time=messages.timestamp(confirmation.wall or None),
+                offline_serving_until_time=messages.timestamp(confirmation.wall + self._max_staleness),
+            ),
+            identities=self._summaries(),
+        )
+        try:
+            statistics = await self._store.statistics()
+        except errors.StoreDownError:
+            return pb2.GetStatusResponse(status=status)
+        status.store.driver = statistics.driver
+        status.store.schema_version = statistics.schema_version
+        status.identity_counts.extend(
+            pb2.IdentityCount(state=messages.STATES[state], count=count)
+            for state, count in statistics.identities.items()
+            if count
+        )
+        status.task_counts.extend(
+            pb2.TaskCount(state=messages.TASK_STATES[state], count=count)
+            for state, count in statistics.tasks.items()
+            if count
+        )
+        return pb2.GetStatusResponse(status=status)
+
+    def _serving_state(self) -> pb2.ServingState.ValueType:
+        if self._gate.refusal is errors.DrainingError:
+            return pb2.SERVING_STATE_DRAINING
+        if self._gate.refusal is not None:
+            return pb2.SERVING_STATE_WARMING_UP
+        age = self._clock.monotonic() - self._snapshots.confirmation.monotonic
+        return pb2.SERVING_STATE_OFFLINE if age > STALE_AFTER_SECONDS else pb2.SERVING_STATE_SERVING
+
+    def _summaries(self) -> Iterable[pb2.IdentitySummary]:
+        views = [view for view in self._snapshots.views() if view.identity.state is not IdentityState.DELETED]
+        views.sort(key=lambda view: view.identity.name)
+        counts = self._snapshots.active_task_counts()
+        for view in views[:_MOST_SUMMARIES]:
+            identity = view.identity
+            delay = self._enroller.retry_delay(identity.id)
+            yield pb2.IdentitySummary(
+                name=identity.name,
+                backend=identity.backend,
+                mode=messages.MODES[identity.mode],
+                state=messages.STATES[identity.state],
+                state_reason=messages.error_reason(view.trouble.reason if view.trouble else identity.state_reason),
+                active_task_count=counts.get(identity.id, 0),
+                bearer_expire_time=messages.timestamp(_bearer_end(view.bearers)),
+                retry_time=messages.timestamp(None if delay is None else self._clock.now() + delay),
+            )
+
+    # --- not built yet ------------------------------------------------------------------------------------------------
+
+    async def RotateIdentityKey(
+        self, request: pb2.RotateIdentityKeyRequest, context: Context
+    ) -> pb2.RotateIdentityKeyResponse:
+        """Not built yet."""
+        raise errors.NotBuiltError
+
+    async def ReauthenticateIdentity(
+        self, request: pb2.ReauthenticateIdentityRequest, context: Context
+    ) -> pb2.ReauthenticateIdentityResponse:
+        """Not built yet."""
+        raise errors.NotBuiltError
+
+    async def RewrapSecrets(self, request: pb2.RewrapSecretsRequest, context: Context) -> pb2.RewrapSecretsResponse:
+        """Not built yet."""
+        raise errors.NotBuiltError
+
+    async def VerifyAudit(self, request: pb2.VerifyAuditRequest, context: Context) -> pb2.VerifyAuditResponse:
+        """Not built yet."""
+        raise errors.NotBuiltError
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _wait_until(self) -> float:
+        return current_call().deadline - _ANSWER_MARGIN_SECONDS
+
+    def _record(self, event: str, name: str, comment: str, **more: str | bool) -> None:
+        """Record what an operator is about to do, before it is done."""
+        call = current_call()
+        self._audit.record(
+            event,
+            request_id=call.request_id,
+            principal=call.caller.principal,
+            resource=name,
+            comment=fields.comment(comment) or None,
+            **more,
+        )
+
+    async def _named(self, name: str, etag: str = "") -> Identity:
+        identity = await self._store.identity_named(fields.identity_name(name))
+        if identity is None:
+            raise errors.IdentityNotFoundError(metadata={"resource_type": "identity", "resource_name": name})
+        if etag and etag != messages.identity_etag(identity):
+            raise errors.GenerationChangedError
+        return identity
+
+    async def _task(self, task_id: str) -> Task:
+        task = await self._store.task_by_id(fields.backend_id(task_id, "id"))
+        if task is None:
+            raise errors.TaskNotFoundError(metadata={"resource_type": "task", "resource_name": task_id})
+        return task
+
+    def _pack(self, identity: Identity) -> pb2.Identity:
+        return messages.identity(identity, self._authorizer.last_use(identity.id))
+
+    async def _pack_task(self, task: Task) -> caller_pb2.Task:
+        view = self._snapshots.view(task.identity_id)
+        identity = view.identity if view else await self._store.identity(task.identity_id)
+        if identity is None:
+            raise errors.RowCorruptError
+        return messages.task(task, identity)
+
+
+def _mode(number: int) -> Mode:
+    mode = _MODES.get(number)
+    if mode is None:
+        raise errors.FieldInvalidError(violations={"mode": "is required: AGENT or BEARER"})
+    return mode
+
+
+def _bearer_choice(request: pb2.CreateIdentityRequest | pb2.ImportIdentityRequest, now: float) -> BearerChoice:
+    match request.WhichOneof("bearer"):
+        case "bearer_source":
+            return NamedSource(fields.identity_name(request.bearer_source, "bearer_source"))
+        case "static_bearer":
+            own = request.static_bearer
+            return OwnBearer(fields.token(own.token, "static_bearer.token"), _optional_time(own, "expire_time", now))
+        case "oauth_bearer":
+            raise errors.NotBuiltError(metadata={"field": "oauth_bearer"})
+        case None:
+            return None
+
+
+def _import_source(request: pb2.ImportIdentityRequest) -> Secret | IdentityJwt | BareKey:
+    match request.WhichOneof("source"):
+        case "auth_json":
+            if len(request.auth_json) > LARGEST_AUTH_JSON_BYTES:
+                raise errors.ImportInvalidError(violations={"auth_json": "is larger than 32 KiB"})
+            try:
+                return Secret(request.auth_json.decode())
+            except UnicodeDecodeError:
+                raise errors.ImportInvalidError(violations={"auth_json": "is not UTF-8"}) from None
+        case "identity_jwt":
+            return IdentityJwt(fields.token(request.identity_jwt, "identity_jwt"))
+        case "bare_key":
+            bare = request.bare_key
+            account_id = fields.id_text(bare.account_id, "bare_key.account_id")
+            if account_id is None:
+                raise errors.FieldInvalidError(violations={"bare_key.account_id": "is required"})
+            return BareKey(
+                private_key=fields.token(bare.private_key, "bare_key.private_key"),
+                agent_runtime_id=fields.backend_id(bare.agent_runtime_id, "bare_key.agent_runtime_id"),
+                account_id=account_id,
+                user_id=fields.id_text(bare.user_id, "bare_key.user_id"),
+                fedramp=bare.fedramp,
+            )
+        case None:
+            raise errors.FieldInvalidError(violations={"source": "is required: auth_json, identity_jwt or bare_key"})
+
+
+def _optional_time(
+    message: pb2.CreateIdentityRequest | pb2.ImportIdentityRequest | pb2.StaticBearer | pb2.Identity,
+    field: str,
+    now: float,
+) -> float | None:
+    if not message.HasField("expire_time"):
+        return None
+    moment: Timestamp = message.expire_time
+    return fields.future_time(moment, field, now)
+
+
+def _chosen(numbers: Iterable[int], words: Mapping[int, Word], field: str) -> set[Word]:
+    chosen = set(numbers)
+    if chosen - words.keys():
+        raise errors.FieldInvalidError(violations={field: "holds a value that is none"})
+    return {words[number] for number in chosen}
+
+
+def _bearer_end(source: BearerSource | None) -> float | None:
+    bearer = None if source is None else source.current()
+    return None if bearer is None else bearer.expire_time

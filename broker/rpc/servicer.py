@@ -1,0 +1,125 @@
+"""The callers' service: unpacks, asks, packs."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from credentialbroker.v1 import credential_broker_pb2 as pb2
+from credentialbroker.v1 import credential_broker_pb2_grpc
+
+from broker import errors
+from broker.authorization import AuthorizationRequest, Authorizer
+from broker.clock import Clock
+from broker.model import Authorization
+from broker.rpc import fields, messages
+from broker.rpc.interceptors import Context, current_call
+from broker.rpc.pages import PageTokens
+from broker.tasks import TaskKeeper
+
+_MOST_MESSAGES: Final = 20_000
+
+
+class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServicer):
+    """`credentialbroker.v1.CredentialBroker`; what each RPC means stands in its proto file."""
+
+    def __init__(self, *, authorizer: Authorizer, tasks: TaskKeeper, page_tokens: PageTokens, clock: Clock) -> None:
+        self._authorizer = authorizer
+        self._tasks = tasks
+        self._page_tokens = page_tokens
+        self._clock = clock
+        self._messages: dict[Authorization, pb2.GetAuthorizationResponse] = {}
+
+    async def GetAuthorization(
+        self, request: pb2.GetAuthorizationRequest, context: Context
+    ) -> pb2.GetAuthorizationResponse:
+        """Hand out headers."""
+        call = current_call()
+        authorization = await self._authorizer.authorize(
+            call.caller,
+            _authorization_request(request),
+            min_validity=fields.min_validity(request.min_validity) if request.HasField("min_validity") else 0.0,
+            deadline=call.deadline,
+            request_id=call.request_id,
+        )
+        return self._answer(authorization)
+
+    def _answer(self, authorization: Authorization) -> pb2.GetAuthorizationResponse:
+        """Pack an authorization; the message of one that is handed out again is copied, not built."""
+        template = self._messages.get(authorization)
+        if template is None:
+            if len(self._messages) >= _MOST_MESSAGES:
+                self._messages.clear()
+            template = self._messages[authorization] = pb2.GetAuthorizationResponse(
+                authorization=messages.authorization(authorization)
+            )
+        response = pb2.GetAuthorizationResponse()
+        response.CopyFrom(template)
+        now = self._clock.now()
+        server_time = response.authorization.server_time
+        server_time.seconds = int(now)
+        server_time.nanos = int(now % 1 * 1e9)
+        return response
+
+    async def RegisterTask(self, request: pb2.RegisterTaskRequest, context: Context) -> pb2.RegisterTaskResponse:
+        """Make sure that a task lives."""
+        call = current_call()
+        target = request.WhichOneof("target")
+        if target is None or (target == "kind" and request.kind != pb2.TASK_KIND_BACKGROUND):
+            raise errors.FieldInvalidError(
+                violations={"target": "is required: thread_id, or kind = TASK_KIND_BACKGROUND"}
+            )
+        thread_id = fields.thread_id(request.thread_id) if target == "thread_id" else None
+        if target == "thread_id" and thread_id is None:
+            raise errors.ThreadIdInvalidError(violations={"thread_id": "is not empty"})
+        view = self._authorizer.view_of(fields.identity(request.identity), call.caller)
+        task = await self._tasks.register(view, thread_id, deadline=call.deadline)
+        return pb2.RegisterTaskResponse(task=messages.task(task, view.identity))
+
+    async def EndTask(self, request: pb2.EndTaskRequest, context: Context) -> pb2.EndTaskResponse:
+        """End the task of a thread."""
+        call = current_call()
+        thread_id = fields.thread_id(request.thread_id)
+        if thread_id is None:
+            raise errors.ThreadIdRequiredError(violations={"thread_id": "is required"})
+        view = self._authorizer.view_of(fields.identity(request.identity), call.caller)
+        return pb2.EndTaskResponse(task=messages.task(await self._tasks.end(view, thread_id), view.identity))
+
+    async def ReportRejected(self, request: pb2.ReportRejectedRequest, context: Context) -> pb2.ReportRejectedResponse:
+        """Not built yet."""
+        raise errors.NotBuiltError
+
+    async def WatchAuthorizations(
+        self, request_iterator: AsyncIterator[pb2.WatchAuthorizationsRequest], context: Context
+    ) -> AsyncIterator[pb2.WatchAuthorizationsResponse]:
+        """Not built yet."""
+        raise errors.NotBuiltError
+        yield pb2.WatchAuthorizationsResponse()  # type: ignore[unreachable]  # makes this a stream
+
+    async def ExplainAuthorization(
+        self, request: pb2.ExplainAuthorizationRequest, context: Context
+    ) -> pb2.ExplainAuthorizationResponse:
+        """Say what would be decided, and why."""
+        explanation = await self._authorizer.explain(current_call().caller, _authorization_request(request))
+        return messages.explanation(explanation)
+
+    async def ListScopes(self, request: pb2.ListScopesRequest, context: Context) -> pb2.ListScopesResponse:
+        """List the scopes that the caller may use."""
+        size = fields.page_size(request.page_size)
+        after = self._page_tokens.read("scopes", fields.page_token(request.page_token))
+        rules = [rule for rule in self._authorizer.rules() if rule.name > after]
+        page = rules[:size]
+        return pb2.ListScopesResponse(
+            scopes=[messages.scope_rule(rule) for rule in page],
+            next_page_token=self._page_tokens.make("scopes", page[-1].name if len(rules) > size else None),
+        )
+
+
+def _authorization_request(
+    request: pb2.GetAuthorizationRequest | pb2.ExplainAuthorizationRequest,
+) -> AuthorizationRequest:
+    return AuthorizationRequest(
+        scope=fields.scope(request.scope),
+        thread_id=fields.thread_id(request.thread_id),
+        identity=fields.identity(request.identity),
+        target_url=fields.target_url(request.target_url),
+        expected_account_id=fields.id_text(request.expected_account_id, "expected_account_id"),
+    )

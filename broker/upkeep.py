@@ -1,0 +1,183 @@
+"""
+What goes on beside the calls: following the store, resuming registrations, prewarming, reading bearers, pruning.
+
+Each is a loop of its own that survives its failures: they are logged once a change, and tried again. Nothing here is in
+the way of a call, and warming up waits for none of it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from broker import errors
+from broker.audit import AuditLog
+from broker.bearer import BearerSource
+from broker.clock import Clock
+from broker.enrollment import Enroller
+from broker.errors import BrokerError
+from broker.model import IdentityId, IdentityState, Mode
+from broker.registration import Registrar
+from broker.snapshots import IdentityView, Snapshots
+from broker.store import Store
+from broker.telemetry import logger
+
+_LOG: Final = logger(__name__)
+
+_BEARER_SECONDS: Final = 1.0
+_RESUME_SECONDS: Final = 0.5
+_PREWARM_SECONDS: Final = 0.5
+_AUDIT_SECONDS: Final = 0.5
+_PRUNE_SECONDS: Final = 60.0
+_PREWARM_PATIENCE: Final = 60.0
+_MOST_PREWARMS: Final = 8
+_PRUNE_BITE: Final = 500
+
+
+class Upkeep:
+    """The broker's background loops."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        snapshots: Snapshots,
+        registrar: Registrar,
+        enroller: Enroller,
+        bearer_sources: dict[str, BearerSource],
+        audit: AuditLog,
+        clock: Clock,
+        poll_seconds: float,
+    ) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._registrar = registrar
+        self._enroller = enroller
+        self._bearer_sources = bearer_sources
+        self._audit = audit
+        self._clock = clock
+        self._poll_seconds = poll_seconds
+        self._loops: list[asyncio.Task[None]] = []
+        self._running = asyncio.Event()
+        self._running.set()
+        self._prewarming: dict[IdentityId, asyncio.Task[None]] = {}
+
+    def start(self) -> None:
+        """Begin every loop."""
+        for name, seconds, work in (
+            ("follow-store", self._poll_seconds, self._follow),
+            ("resume-registrations", _RESUME_SECONDS, self._resume),
+            ("prewarm", _PREWARM_SECONDS, self._prewarm),
+            ("read-bearers", _BEARER_SECONDS, self._read_bearers),
+            ("flush-audit", _AUDIT_SECONDS, self._flush_audit),
+            ("prune", _PRUNE_SECONDS, self._prune),
+        ):
+            self._loops.append(asyncio.create_task(self._loop(name, seconds, work), name=name))
+        self._loops.append(asyncio.create_task(self._preload(), name="preload-tasks"))
+
+    def pause(self) -> None:
+        """Let the loops stand still after what they are doing: for measuring the calls alone."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        """Let the loops go on."""
+        self._running.set()
+
+    async def stop(self) -> None:
+        """End every loop."""
+        tasks = [*self._loops, *self._prewarming.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _loop(self, name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        failing = ""
+        while True:
+            await self._running.wait()
+            try:
+                await work()
+                outcome = ""
+            except BrokerError as error:
+                outcome = error.reason
+            except Exception as error:  # noqa: BLE001 - a loop must not end
+                outcome = type(error).__name__
+                if outcome != failing:
+                    _LOG.error("upkeep_crashed", loop=name, exc_info=error)
+            if outcome != failing:
+                if outcome:
+                    _LOG.warning("upkeep_failing", loop=name, reason=outcome)
+                else:
+                    _LOG.info("upkeep_recovered", loop=name)
+                failing = outcome
+            await self._clock.sleep(seconds)
+
+    # --- the loops ----------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        await self._snapshots.follow()
+
+    async def _resume(self) -> None:
+        self._enroller.resume()
+
+    async def _prewarm(self) -> None:
+        """Have the background task of every agent live before it is needed; a failure is tried again when it may."""
+        for view in self._snapshots.views():
+            identity_id = view.identity.id
+            if identity_id in self._prewarming or len(self._prewarming) >= _MOST_PREWARMS:
+                continue
+            if not _wants_background(view) or self._background_lives(view):
+                continue
+            if self._registrar.trouble(view, None) is None:
+                task = asyncio.create_task(self._prewarm_one(view), name="prewarm-one")
+                self._prewarming[identity_id] = task
+
+    def _background_lives(self, view: IdentityView) -> bool:
+        task = self._snapshots.task(view.identity, None)
+        return task is not None and task.upstream_task_id is not None
+
+    async def _prewarm_one(self, view: IdentityView) -> None:
+        try:
+            await self._registrar.ensure(view, None, wait_until=self._clock.monotonic() + _PREWARM_PATIENCE)
+        except BrokerError:
+            pass  # the registrar has logged it and knows when it may be tried again
+        finally:
+            self._prewarming.pop(view.identity.id, None)
+
+    async def _read_bearers(self) -> None:
+        """Look for newer bearers, and have what was answered with the old ones worked out again."""
+        for name, source in self._bearer_sources.items():
+            before = source.current()
+            try:
+                after = await source.refresh()
+            except (errors.IssuerDownError, errors.ReauthRequiredError) as error:
+                _LOG.debug("bearer_source_failing", source=name, reason=error.reason, note=error.note)
+                continue
+            if before is None or before.token != after.token:
+                _LOG.info("bearer_changed", source=name)
+                for view in self._snapshots.views():
+                    if view.identity.bearer_source == name:
+                        self._snapshots.touch(view.identity.id)
+
+    async def _flush_audit(self) -> None:
+        self._audit.flush_repeats()
+
+    async def _prune(self) -> None:
+        # In small bites, so that no writer waits long.
+        while await self._store.prune(self._clock.now(), limit=_PRUNE_BITE) >= _PRUNE_BITE:
+            pass
+
+    async def _preload(self) -> None:
+        try:
+            await self._snapshots.preload_tasks()
+        except errors.StoreDownError:
+            _LOG.warning("preload_failed", reason=errors.StoreDownError.reason)
+
+
+def _wants_background(view: IdentityView) -> bool:
+    identity = view.identity
+    return (
+        identity.mode is Mode.AGENT
+        and identity.state is IdentityState.ACTIVE
+        and identity.assertions_enabled
+        and view.backend.assertions_enabled
+        and view.trouble is None
+    )
