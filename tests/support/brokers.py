@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Broker:
     async def create_agent(self, name: str = "agent", **fields: Any) -> admin_pb2.Identity:
         """Create an identity of mode AGENT with a bearer that the emulator minted."""
         fields.setdefault(
-            "static_bearer", admin_pb2.StaticBearer(token=self.emulator.backend.mint_token(lifetime=86400).access_token)
+            "static_bearer",
+            admin_pb2.StaticBearer(token=self.emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token),
         )
         answer = await self.admin.CreateIdentity(
             admin_pb2.CreateIdentityRequest(
