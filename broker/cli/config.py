@@ -1,5 +1,6 @@
 """Reading the configuration for a command, and the commands `check-config` and `migrate`."""
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import Any, TypeVar
 
 import click
 
+from broker.app import _store_of as store_of
 from broker.cli.failures import exit_at_start
 from broker.cli.help import examples
 from broker.cli.output import echo_fields, echo_json
 from broker.config import Config, load_config
-from broker.errors import StartupError
+from broker.errors import StartupError, StoreDownError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -98,3 +100,37 @@ def check_config(*, form: str, **where: Any) -> None:
         )
     )
     click.echo("the configuration is sound")
+
+
+@click.command(
+    epilog=examples(
+        "credential-broker migrate --config broker.toml",
+        "# a copy of the state directory, to see whether this version takes it",
+        "credential-broker migrate --state-dir ./copy",
+    )
+)
+@config_options
+def migrate(**where: Any) -> None:
+    """
+    Bring the database to this version's schema and say its revision.
+
+    `serve` does so by itself; this is for doing it before, or for trying it on a copy. An empty database is made. It is
+    safe beside running brokers: migrations run once, under a lock, whole or not at all.
+    """
+    config = load(**where)
+    try:
+        revision = asyncio.run(_migrate(config))
+    except StartupError as error:
+        exit_at_start(error)
+    except StoreDownError as error:
+        exit_at_start(StartupError(f"{config.store_url}: {error.note or error.text}", exit_code=69))
+    click.echo(f"{config.store_url} has revision {revision}")
+
+
+async def _migrate(config: Config) -> str:
+    store = store_of(config)
+    await store.open()
+    try:
+        return (await store.statistics()).schema_version
+    finally:
+        await store.close()
