@@ -1,0 +1,59 @@
+# `make help` lists what there is. Two commands do everything on a fresh machine: `make dev` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VENV := .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/
+SETUP := $(VENV)/.complete
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(SETUP): requirements/runtime.txt requirements/dev.txt pyproject.toml stubs/python/pyproject.toml
+	@echo "setting up $(VENV) (once; needs Python 3.11 or newer)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=python3.12 for another one")'
+	@test -x $(RUN)python || $(PYTHON) -m venv $(VENV)
+	@$(RUN)python -m pip --disable-pip-version-check -q install uv==0.13.8
+	@$(RUN)uv pip install --python $(RUN)python -q --require-hashes -r requirements/runtime.txt -r requirements/dev.txt
+	@$(RUN)uv pip install --python $(RUN)python -q --no-deps -e stubs/python -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(SETUP) ## install everything into .venv
+
+.PHONY: dev
+dev: $(SETUP) ## start broker and emulator, show a header accepted, say what to try next
+	@$(RUN)credential-broker dev $(ARGS)
+
+.PHONY: test
+test: $(SETUP) ## everything that must be green; prints the seconds of each part
+	@$(RUN)python -m tests.run $(PARTS)
+
+.PHONY: check
+check: $(SETUP) ## the quick part: format, lint, types, layers, unit, contract
+	@$(RUN)python -m tests.run format lint types layers unit contract
+
+.PHONY: format
+format: $(SETUP) ## write the formatting
+	@$(RUN)ruff format -q . && $(RUN)ruff check -q --fix .
+	@$(RUN)buf format -w protos
+
+.PHONY: generate
+generate: $(SETUP) ## make the stubs and the generated pages from their sources
+	@$(RUN)python protos/generate.py
+	@$(RUN)python docs/build_cli.py
+	@$(RUN)python docs/build_configuration.py
+
+.PHONY: bench
+bench: $(SETUP) ## measure the warm path against a bare echo, calls in flight, start-up (some minutes)
+	@$(RUN)python -m tests.bench all $(ARGS)
+
+.PHONY: chaos
+chaos: $(SETUP) ## kill -9 the broker 200 times under traffic (some minutes; ARGS="--runs N --seed S")
+	@$(RUN)python -m tests.chaos.kill --runs 200 $(ARGS)
+
+.PHONY: clean
+clean: ## remove what was installed and built
+	rm -rf $(VENV) .build .cache dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
