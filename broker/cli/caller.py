@@ -41,7 +41,7 @@ def _request_options(function: Function) -> Function:
         "# as arguments of curl, and as variables of the shell",
         'eval "curl $(credential-broker get --scope inference --thread t1 --format curl)'
         ' http://127.0.0.1:8089/backend-api/codex/models"',
-        'eval "$(credential-broker get --scope inference --thread t1 --format env)"',
+        'eval "$(credential-broker get --scope inference --thread t1 --format env)"; echo "$CHATGPT_ACCOUNT_ID"',
         "# the same without the credential on curl's command line, where other users see it",
         "credential-broker get --scope inference --thread t1"
         " | curl -H @- http://127.0.0.1:8089/backend-api/codex/models",

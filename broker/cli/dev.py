@@ -36,7 +36,7 @@ from broker.cli.output import echo_fields, echo_table, word
 from broker.cli.snippets import Place, snippets
 from broker.config import Config, load_config
 from broker.emulator import PROFILES, EmulatorServer, EmulatorSettings
-from broker.emulator.profiles import DEFAULT_PROFILE
+from broker.emulator.profiles import DEFAULT_PROFILE, AgentAuth
 from broker.errors import StartupError
 from broker.telemetry import configure_logging
 
@@ -280,18 +280,24 @@ def _show_banner(surroundings: _Surroundings, emulator: EmulatorServer, app: App
 
 
 async def _create_identity(app: Application, emulator: EmulatorServer) -> None:
-    """Create the identity as an operator would: by the admin RPC, with a token of the backend."""
-    token = emulator.backend.mint_token().access_token
-    request = admin.CreateIdentityRequest(
-        request_id="dev",
-        name=IDENTITY,
-        backend=BACKEND,
-        mode=admin.IDENTITY_MODE_AGENT,
-        static_bearer=admin.StaticBearer(token=token),
-        comment="made by credential-broker dev",
-    )
+    """Create the identity as an operator would: by an admin RPC, with a token of the backend."""
+    fields: dict[str, Any] = {
+        "request_id": "dev",
+        "name": IDENTITY,
+        "backend": BACKEND,
+        "mode": admin.IDENTITY_MODE_AGENT,
+        "static_bearer": admin.StaticBearer(token=emulator.backend.mint_token().access_token),
+        "comment": "made by credential-broker dev",
+    }
     async with grpc.aio.insecure_channel(app.admin_address, options=CHANNEL_OPTIONS) as channel:
-        await _ask(app.admin_address, BrokerAdminStub(channel).CreateIdentity, request)
+        operators = BrokerAdminStub(channel)
+        if emulator.backend.profile.agent_auth is AgentAuth.NOT_OFFERED:
+            # This generation registers no agents: identities come as a JWT that the backend issued.
+            jwt = emulator.backend.issue_identity().jwt
+            request = admin.ImportIdentityRequest(**fields, identity_jwt=jwt)
+            await _ask(app.admin_address, operators.ImportIdentity, request)
+        else:
+            await _ask(app.admin_address, operators.CreateIdentity, admin.CreateIdentityRequest(**fields))
 
 
 async def _show_trials(app: Application, emulator: EmulatorServer) -> None:

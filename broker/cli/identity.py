@@ -240,7 +240,7 @@ def _pkcs8_base64(text: str) -> str:
 
 @identity.command(
     "list",
-    epilog=examples("credential-broker identity list", "credential-broker identity list --state DISABLED"),
+    epilog=examples("credential-broker identity list", "credential-broker identity list --state ACTIVE"),
 )
 @click.option("--backend", default="", metavar="NAME", help="Only identities of this backend.")
 @click.option(
@@ -265,10 +265,11 @@ def list_identities(session: Session, *, backend: str, states: tuple[str, ...]) 
     response = admin.ListIdentitiesResponse()
     for page in session.ask_pages(session.admin.ListIdentities, request):
         response.identities.extend(page.identities)
-    session.show(response, lambda: _show_identities(response))
+    filtered = bool(backend or states)
+    session.show(response, lambda: _show_identities(response, filtered=filtered))
 
 
-def _show_identities(response: admin.ListIdentitiesResponse) -> None:
+def _show_identities(response: admin.ListIdentitiesResponse, *, filtered: bool) -> None:
     echo_table(
         ("name", "backend", "mode", "state", "account", "runtime id", "public key"),
         [
@@ -283,7 +284,9 @@ def _show_identities(response: admin.ListIdentitiesResponse) -> None:
             )
             for each in response.identities
         ],
-        empty="no identities; make one with: credential-broker identity create NAME",
+        empty="no such identities"
+        if filtered
+        else "no identities; make one with: credential-broker identity create NAME",
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import Running, environment, run, start
+from tests.support.command_line import PROGRAM, Running, environment, run, start
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def test_a_reader_that_goes_away_is_no_failure_of_ours() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env=environment(PATH=f"{Path(__import__('sys').executable).parent}:/usr/bin:/bin"),
+        env=environment(PATH=f"{PROGRAM.parent}:/usr/bin:/bin"),
     )
     assert done.stdout == "{\n"
     assert done.stderr == ""

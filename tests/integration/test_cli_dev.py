@@ -18,7 +18,7 @@ import pytest
 from broker.cli import root
 from broker.cli.dev import TRIALS
 from broker.cli.snippets import ADMIN_ADDRESS, CALLER_ADDRESS, EMULATOR_URL, Place, Snippet, snippets
-from tests.support.command_line import ROOT, WAIT_SECONDS, environment, run, start
+from tests.support.command_line import PROGRAM, ROOT, WAIT_SECONDS, environment, run, start
 
 FREE_PORTS = ("--port", "0", "--admin-port", "0", "--http-port", "0", "--emulator-port", "0")
 LAST_LINE = "Ctrl-C ends it"
@@ -53,17 +53,17 @@ class Dev:
             "CREDENTIAL_BROKER_EMULATOR_URL": self.emulator,
         }
 
-    def shell(self, text: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run lines in a shell where the program is found, as they are."""
-        path = f"{Path(__import__('sys').executable).parent}{os.pathsep}{os.environ['PATH']}"
+    def shell(self, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run lines in a shell where the program is found and this broker is meant, as they are."""
+        path = f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
             ["/bin/sh", "-euc", text],
             capture_output=True,
             text=True,
             check=False,
             timeout=WAIT_SECONDS,
-            env=environment(PATH=path, **more),
-            cwd=ROOT,
+            env=environment(PATH=path, **self.environment),
+            cwd=folder,
         )
 
 
@@ -159,7 +159,7 @@ def examples(command: click.Command, words: str = "") -> Iterator[tuple[str, str
     ("words", "line"),
     [pytest.param(words, line, id=line) for words, line in examples(root) if not NOT_RUN.search(line)],
 )
-def test_examples_in_the_help_work_beside_dev(dev: Dev, words: str, line: str) -> None:
+def test_examples_in_the_help_work_beside_dev(dev: Dev, tmp_path: Path, words: str, line: str) -> None:
     """Each example is run in a shell as it stands in the help; only the emulator's port is another here."""
     prepared = {
         # What the example needs to be there, made as an operator would make it.
@@ -177,15 +177,15 @@ def test_examples_in_the_help_work_beside_dev(dev: Dev, words: str, line: str) -
     }.get(words, "")
     text = line.replace(EMULATOR_URL, dev.emulator)
     piped = f"printf '%s' '{answer}' | " if answer else ""
-    done = dev.shell(f"{prepared} {piped}{text}{undo}", **dev.environment)
+    done = dev.shell(f"{prepared} {piped}{text}{undo}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-def test_the_example_that_explains_a_refusal_shows_it(dev: Dev) -> None:
+def test_the_example_that_explains_a_refusal_shows_it(dev: Dev, tmp_path: Path) -> None:
     """A refusal is explained with its reason, exit code 0."""
     done = dev.shell(
-        "credential-broker explain --scope control_plane.models --target-url https://example.com/", **dev.environment
+        "credential-broker explain --scope control_plane.models --target-url https://example.com/", tmp_path
     )
     assert "TARGET_NOT_ALLOWED" in done.stdout
 

@@ -262,6 +262,7 @@ def test_an_empty_list_says_how_to_begin(broker: FakeBroker, run: Run) -> None:
     result = run("identity", "list")
     assert result.stdout == ""
     assert "credential-broker identity create" in result.stderr
+    assert run("identity", "list", "--state", "DISABLED").stderr == "no such identities\n"
 
 
 def test_show_prints_one_identity(broker: FakeBroker, run: Run) -> None:
