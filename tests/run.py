@@ -53,10 +53,9 @@ def install_tools() -> None:
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     print(f"installing {', '.join(missing)}", flush=True)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-q"], **quiet, env=environment)
-    subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing], **quiet, env=environment)
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+        subprocess.run(["apt-get", "-qq", *command], stdout=subprocess.DEVNULL, env=environment, check=False)
 
 
 def main() -> int:
