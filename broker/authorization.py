@@ -319,19 +319,16 @@ class Authorizer:
                 if loaded is not None and _task_fact(loaded, self._clock.now()) is not TaskFact.ABSENT:
                     return _Found()
             bound = await self._registrar.ensure(view, thread_id, wait_until=wait_until)
-        except (errors.IdentityRejectedError, errors.IdentityRevokedError) as error:
-            return _Found(task=TaskFact.REFUSED, trouble=error)
-        except errors.BackendProtocolError as error:
-            return _Found(task=TaskFact.PROTOCOL_BROKEN, trouble=error)
-        except (
-            errors.BackendDownError,
-            errors.BackendThrottledError,
-            errors.IssuerDownError,
-            errors.RegistrationInProgressError,
-            errors.StoreDownError,
-        ) as error:
-            return _Found(task=TaskFact.COOLING_DOWN, trouble=error)
-        return _Found(task=None if bound.state is TaskState.ACTIVE else TaskFact.ENDED)
+        except BrokerError as error:
+            if type(error) not in _TASK_FACTS:
+                raise
+            return _Found(task=_TASK_FACTS[type(error)], trouble=error)
+        if bound.state is not TaskState.ACTIVE:
+            return _Found(task=TaskFact.ENDED)
+        known = self._snapshots.task(view.identity, thread_id)
+        if known is not None and known.is_unreadable:
+            raise errors.RowCorruptError(note="the sealed task id does not open; revoke the task to start anew")
+        return _Found()
 
     async def _obtain_bearer(self, view: IdentityView, wait_until: float) -> _Found:
         """Have the source look for a bearer, once for everybody who waits."""
@@ -354,7 +351,7 @@ class Authorizer:
         try:
             if view.bearers is not None:
                 await view.bearers.refresh()
-                self._snapshots.touch(view.identity.id)
+                self._snapshots.touch()
         except (errors.IssuerDownError, errors.ReauthRequiredError) as error:
             return error
         return None
@@ -509,6 +506,19 @@ class Authorizer:
         situation = self._situation(view, rule, request, task, _Found())
         return Explanation(view.identity.name, rule, decide(rule, situation), account(rule, situation))
 
+
+_TASK_FACTS: Final[Mapping[type[BrokerError], TaskFact | None]] = {
+    errors.IdentityRejectedError: TaskFact.REFUSED,
+    errors.BackendProtocolError: TaskFact.PROTOCOL_BROKEN,
+    errors.BackendDownError: TaskFact.COOLING_DOWN,
+    errors.BackendThrottledError: TaskFact.COOLING_DOWN,
+    errors.IssuerDownError: TaskFact.COOLING_DOWN,
+    errors.RegistrationInProgressError: TaskFact.COOLING_DOWN,
+    errors.StoreDownError: TaskFact.COOLING_DOWN,
+    # The snapshot holds the identity as it is now: nothing is known against it, the decision is made again.
+    errors.GenerationChangedError: None,
+}
+"""What a failed registration says of the task; other failures are the call's own."""
 
 _KIND_NUMBERS: Final = {CredentialKind.AGENT_ASSERTION: 1, CredentialKind.BEARER: 2}
 

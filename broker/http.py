@@ -65,7 +65,7 @@ class HttpListener:
         self._server = _Server(configuration)
         self._serving = asyncio.create_task(self._server.serve([listening]), name="http")
         async with asyncio.timeout(_START_SECONDS):
-            while not self._server.started and not self._serving.done():
+            while not self._server.started and not self._serving.done():  # noqa: ASYNC110 - uvicorn has no event
                 await asyncio.sleep(0.005)
 
     async def stop(self) -> None:

@@ -316,7 +316,7 @@ class Registrar:
         if len(self._troubles) >= _MOST_TROUBLES:
             self._troubles.pop(next(iter(self._troubles)))
         self._troubles[key] = trouble
-        self._snapshots.touch(upstream.identity_id)
+        self._snapshots.touch()
         return trouble
 
 

@@ -7,10 +7,11 @@ that is here, so that a late answer of the store cannot bring an old state back.
 """
 
 import asyncio
+import functools
 import hashlib
 import hmac
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,6 +63,11 @@ class TaskView:
     upstream: UpstreamTask | None
     upstream_task_id: str | None
 
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether there is an upstream task whose sealed id does not open."""
+        return self.upstream is not None and self.upstream.state is TaskState.ACTIVE and self.upstream_task_id is None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _UpstreamView:
@@ -106,7 +112,8 @@ class Snapshots:
         self._loads: dict[tuple[IdentityId, ThreadId | None], asyncio.Task[None]] = {}
         self._sequence = 0
         self._confirmation = Confirmation(0.0, float("-inf"))
-        self._listeners: list[Callable[[IdentityId], None]] = []
+        for state in IdentityState:
+            metrics.identities.labels(state.value).set_function(functools.partial(self._count, state))
         self.epoch = 0
         """Grows with every change of anything here; what was worked out under an older one must be looked at again."""
 
@@ -147,6 +154,9 @@ class Snapshots:
         self._upstreams.move_to_end(upstream_key)
         return TaskView(task, found.upstream, found.task_id)
 
+    def _count(self, state: IdentityState) -> int:
+        return sum(view.identity.state is state for view in self._views.values())
+
     def active_task_counts(self) -> Counter[IdentityId]:
         """Count the live bindings that are in memory, by identity."""
         return Counter(task.identity_id for task in self._tasks.values() if task.effective_state is TaskState.ACTIVE)
@@ -162,10 +172,6 @@ class Snapshots:
 
     # --- writing: by whoever wrote to the store -----------------------------------------------------------------------
 
-    def listen(self, listener: Callable[[IdentityId], None]) -> None:
-        """Call `listener` with the identity whenever anything of it changes."""
-        self._listeners.append(listener)
-
     def publish_identity(self, identity: Identity, bearer: StoredBearer | None = None) -> IdentityView:
         """Take in an identity as it was written, with its sealed bearer if it has one of its own."""
         known = self._views.get(identity.id)
@@ -176,7 +182,7 @@ class Snapshots:
         holder = self._names.get(identity.name)
         if identity.state is not IdentityState.DELETED or holder in (None, identity.id):
             self._names[identity.name] = identity.id
-        self._changed(identity.id)
+        self.touch()
         return view
 
     def publish_task(self, task: Task) -> None:
@@ -190,7 +196,7 @@ class Snapshots:
             self.publish_upstream(task.upstream)
         while len(self._tasks) > self._cached_threads:
             self._tasks.popitem(last=False)
-        self._changed(task.identity_id)
+        self.touch()
 
     def publish_upstream(self, upstream: UpstreamTask) -> None:
         """Take in an upstream task as it was written."""
@@ -202,16 +208,11 @@ class Snapshots:
         self._upstreams.move_to_end(key)
         while len(self._upstreams) > self._cached_threads:
             self._upstreams.popitem(last=False)
-        self._changed(upstream.identity_id)
+        self.touch()
 
-    def touch(self, identity_id: IdentityId) -> None:
-        """Say that something about an identity changed that is not kept here: a bearer, a failed registration."""
-        self._changed(identity_id)
-
-    def _changed(self, identity_id: IdentityId) -> None:
+    def touch(self) -> None:
+        """Say that something changed that decisions depend on and that is not kept here: a bearer, a failure."""
         self.epoch += 1
-        for listener in self._listeners:
-            listener(identity_id)
 
     def _open_view(self, identity: Identity, bearer: StoredBearer | None, known: IdentityView | None) -> IdentityView:
         trouble: type[BrokerError] | None = None

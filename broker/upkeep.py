@@ -153,9 +153,7 @@ class Upkeep:
                 continue
             if before is None or before.token != after.token:
                 _LOG.info("bearer_changed", source=name)
-                for view in self._snapshots.views():
-                    if view.identity.bearer_source == name:
-                        self._snapshots.touch(view.identity.id)
+                self._snapshots.touch()
 
     async def _flush_audit(self) -> None:
         self._audit.flush_repeats()

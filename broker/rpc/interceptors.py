@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn
 import grpc
 from grpc import aio
 
+from broker.clock import Clock
 from broker.errors import (
     BrokerError,
     DeadlineTooShortError,
@@ -56,7 +57,7 @@ class Call:
         self.caller: Caller
         """Who calls; set by `prove_caller`."""
         self.deadline: float
-        """When the answer must be out, on `time.monotonic`; set by `bound_time`."""
+        """When the answer must be out, on the chain's clock; set by `bound_time`."""
 
 
 _CURRENT: Final[ContextVar[Call]] = ContextVar("call")
@@ -112,7 +113,7 @@ def bound_time(chain: "Chain", call: Call, context: Context) -> None:
         remaining = chain.deadline_seconds
     elif remaining < SHORTEST_DEADLINE_SECONDS:
         raise DeadlineTooShortError
-    call.deadline = time.monotonic() + remaining
+    call.deadline = chain.clock.monotonic() + remaining
 
 
 CHECKS: Final = (pass_gate, require_guard, prove_caller, bound_time)
@@ -129,13 +130,15 @@ class Chain(aio.ServerInterceptor):
         caller: who everybody is that reaches this listener.
         deadline_seconds: how long a call may take, whatever its caller says.
         gate: whether calls are taken.
+        clock: what deadlines are measured on.
         metrics: where they are counted.
     """
 
-    def __init__(self, *, caller: Caller, deadline_seconds: float, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, *, caller: Caller, deadline_seconds: float, gate: Gate, clock: Clock, metrics: Metrics) -> None:
         self.caller = caller
         self.deadline_seconds = deadline_seconds
         self.gate = gate
+        self.clock = clock
         self._metrics = metrics
         self._request_ids = _request_ids()
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -181,7 +184,7 @@ class Chain(aio.ServerInterceptor):
             try:
                 for check in CHECKS:
                     check(self, call, context)
-                async with asyncio.timeout(call.deadline - time.monotonic()):
+                async with asyncio.timeout(call.deadline - self.clock.monotonic()):
                     response = await behaviour(request, context)
                 code = grpc.StatusCode.OK
                 return response  # noqa: TRY300 - the last thing that can go wrong stands above
