@@ -165,12 +165,7 @@ class Authorizer:
         Raises:
             BrokerError: no header is handed out; the class says why.
         """
-        now = self._clock.now()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._answers.clear()
-            self._signed.clear()
+        self._tick()
         key = (caller.principal, request)
         answer = self._answers.get(key)
         if answer is None or answer.epoch != self._snapshots.epoch:
@@ -185,13 +180,22 @@ class Authorizer:
         )
         return authorization
 
+    def _tick(self) -> None:
+        """Begin a new second if it has begun: nothing that was signed or answered in the one before is used again."""
+        second = int(self._clock.now())
+        if second != self._second:
+            self._second = second
+            self._answers.clear()
+            self._signed.clear()
+
     async def _work_out(self, caller: Caller, request: AuthorizationRequest, deadline: float) -> _Answer:
         rule = self.rule(request.scope)
         thread_id = _task_thread(rule, request)
         wait_until = deadline - ANSWER_MARGIN_SECONDS
         found = _Found()
         for _ in range(_MOST_ROUNDS):
-            # 1. One snapshot of everything; nothing is awaited between here and the decision.
+            # 1. One snapshot of everything; nothing is awaited between here and the answer.
+            self._tick()
             view = self._view(caller, request)
             self._require_fresh_store()
             task = self._snapshots.task(view.identity, thread_id) if rule.task is not TaskNeed.NONE else None

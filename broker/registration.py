@@ -211,12 +211,7 @@ class Registrar:
         try:
             async with self._slots:
                 task_id = await self._ask_backend(view, task, upstream)
-            completed = await self._store.complete_claim(
-                upstream,
-                sealed_task_id=self._keyring.seal(task_id.encode(), context=task_id_context(upstream)),
-                now=self._clock.now(),
-                expire_time=None,
-            )
+            completed = await self._complete(upstream, task_id)
         finally:
             self._flights.pop(flight).set()
         if completed is None:
@@ -230,6 +225,20 @@ class Registrar:
             "task_registered", identity=view.identity.name, upstream_version=completed.version, kind=task.kind.value
         )
         return await self._store.task(task.identity_id, task.thread_id) or task
+
+    async def _complete(self, upstream: UpstreamTask, task_id: str) -> UpstreamTask | None:
+        """Write the answer down; a store that is away is asked again for as long as the claim is surely ours."""
+        sealed = self._keyring.seal(task_id.encode(), context=task_id_context(upstream))
+        poll = _FIRST_POLL
+        while True:
+            now = self._clock.now()
+            try:
+                return await self._store.complete_claim(upstream, sealed_task_id=sealed, now=now, expire_time=None)
+            except errors.StoreDownError:
+                if upstream.lease_expire_time is None or now >= upstream.lease_expire_time:
+                    raise
+            await self._clock.sleep(poll)
+            poll = min(poll * 2, _LONGEST_POLL)
 
     async def _ask_backend(self, view: IdentityView, task: Task, upstream: UpstreamTask) -> str:
         identity, key, api = view.identity, view.key, self._apis[view.backend.name]
