@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from credentialbroker.v1 import broker_admin_pb2_grpc, credential_broker_pb2_grpc
-
 from broker import __version__
 from broker.audit import AuditLog
 from broker.auth_json import unverified_expire_time
@@ -254,10 +252,10 @@ class Application:
             ),
             CALLER_SERVICE,
         )
-        credential_broker_pb2_grpc.add_CredentialBrokerServicer_to_server(
-            CredentialBrokerServicer(authorizer=self.authorizer, tasks=tasks, page_tokens=page_tokens, clock=clock),
-            self._callers.server,
+        callers = CredentialBrokerServicer(
+            authorizer=self.authorizer, tasks=tasks, page_tokens=page_tokens, clock=clock
         )
+        callers.serve_on(self._callers.server)
         self._admin = self._listener(
             config.listen.admin,
             Chain(
@@ -269,21 +267,19 @@ class Application:
             ),
             ADMIN_SERVICE,
         )
-        broker_admin_pb2_grpc.add_BrokerAdminServicer_to_server(
-            BrokerAdminServicer(
-                store=self.store,
-                snapshots=self.snapshots,
-                enroller=enroller,
-                tasks=tasks,
-                authorizer=self.authorizer,
-                audit=audit,
-                page_tokens=page_tokens,
-                gate=self._gate,
-                clock=clock,
-                max_staleness=config.broker.max_staleness_seconds,
-            ),
-            self._admin.server,
+        operators = BrokerAdminServicer(
+            store=self.store,
+            snapshots=self.snapshots,
+            enroller=enroller,
+            tasks=tasks,
+            authorizer=self.authorizer,
+            audit=audit,
+            page_tokens=page_tokens,
+            gate=self._gate,
+            clock=clock,
+            max_staleness=config.broker.max_staleness_seconds,
         )
+        operators.serve_on(self._admin.server)
         await self._bind()
         # 7. Serve.
         self.upkeep.start()

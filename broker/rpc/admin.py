@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
+import grpc.aio
 from credentialbroker.v1 import broker_admin_pb2 as pb2
 from credentialbroker.v1 import broker_admin_pb2_grpc
 from credentialbroker.v1 import credential_broker_pb2 as caller_pb2
@@ -64,6 +65,10 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         self._max_staleness = max_staleness
         self._start_wall = clock.now()
         self._start = clock.monotonic()
+
+    def serve_on(self, server: grpc.aio.Server) -> None:
+        """Answer the service's calls on a server that has not started."""
+        broker_admin_pb2_grpc.add_BrokerAdminServicer_to_server(self, server)
 
     # --- making identities --------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
+import grpc.aio
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.v1 import credential_broker_pb2_grpc
 
@@ -27,6 +28,10 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
         self._page_tokens = page_tokens
         self._clock = clock
         self._messages: dict[Authorization, pb2.GetAuthorizationResponse] = {}
+
+    def serve_on(self, server: grpc.aio.Server) -> None:
+        """Answer the service's calls on a server that has not started."""
+        credential_broker_pb2_grpc.add_CredentialBrokerServicer_to_server(self, server)
 
     async def GetAuthorization(
         self, request: pb2.GetAuthorizationRequest, context: Context
