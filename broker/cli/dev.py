@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -45,6 +46,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 IDENTITY: Final = "dev"
 BACKEND: Final = "default"
 _CALL_SECONDS: Final = 10.0
+_LIFETIME: Final = timedelta(days=30)
+"""Of the made-up login: longer than anybody leaves `dev` running."""
 
 TRIALS: Final = (
     ("inference", "t1", "codex/models"),
@@ -198,7 +201,12 @@ async def _until_told(surroundings: _Surroundings, *, once: bool) -> bool:
     accepted = False
     with _ended_by_signals():
         async with AsyncExitStack() as stack:
-            emulator = await stack.enter_async_context(EmulatorServer(surroundings.settings))
+            try:
+                emulator = await stack.enter_async_context(EmulatorServer(surroundings.settings))
+            except OSError as error:  # taken since it was tried
+                raise StartupError(
+                    f"port {surroundings.ports.emulator} for the emulator cannot be listened on: {error.strerror}"
+                ) from error
             app = Application(surroundings.config(emulator.url))
             await app.start()
             stack.push_async_callback(app.stop)
@@ -286,14 +294,14 @@ async def _create_identity(app: Application, emulator: EmulatorServer) -> None:
         "name": IDENTITY,
         "backend": BACKEND,
         "mode": admin.IDENTITY_MODE_AGENT,
-        "static_bearer": admin.StaticBearer(token=emulator.backend.mint_token().access_token),
+        "static_bearer": admin.StaticBearer(token=emulator.backend.mint_token(lifetime=_LIFETIME).access_token),
         "comment": "made by credential-broker dev",
     }
     async with grpc.aio.insecure_channel(app.admin_address, options=CHANNEL_OPTIONS) as channel:
         operators = BrokerAdminStub(channel)
         if emulator.backend.profile.agent_auth is AgentAuth.NOT_OFFERED:
             # This generation registers no agents: identities come as a JWT that the backend issued.
-            jwt = emulator.backend.issue_identity().jwt
+            jwt = emulator.backend.issue_identity(lifetime=_LIFETIME).jwt
             request = admin.ImportIdentityRequest(**fields, identity_jwt=jwt)
             await _ask(app.admin_address, operators.ImportIdentity, request)
         else:

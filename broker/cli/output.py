@@ -132,13 +132,15 @@ def echo_fields(fields: Iterable[tuple[str, str]]) -> None:
 
 def _print_rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # Only here: nothing but a terminal pays for it.
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(header_style="bold")
-    for name in head:
-        table.add_column(name, overflow="fold")
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(head):
+        # The first column names the thing, and is copied into the next command: it stays on one line.
+        table.add_column(name, overflow="fold", no_wrap=number == 0)
     for row in rows:
         # As Text, because a plain string could hold markup of rich.
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))

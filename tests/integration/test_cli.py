@@ -1,5 +1,6 @@
 """The command line as processes: exit codes, signals, sockets, TLS, and what stands where when something is wrong."""
 
+import ipaddress
 import json
 import signal
 import socket
@@ -8,9 +9,14 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.support.command_line import PROGRAM, Running, environment, run, start
 
@@ -27,6 +33,12 @@ class Served:
     def environment(self) -> dict[str, str]:
         """What makes commands reach it."""
         return {"CREDENTIAL_BROKER_ADDRESS": self.callers, "CREDENTIAL_BROKER_ADMIN_ADDRESS": self.admin}
+
+    def wait(self) -> None:
+        """Ask until it answers; a process that ended instead fails the test with what it said."""
+        while run("status", **self.environment).returncode != 0:
+            if self.running.process.poll() is not None:
+                raise AssertionError(self.running.process.communicate()[1])
 
 
 def serve(folder: Path, *more: str) -> Served:
@@ -46,12 +58,8 @@ authapi_base_url = "http://127.0.0.1:9/api/accounts"
     )
     running = start("serve", "--dev", "--config", str(config), "--state-dir", str(folder / "state"), *more)
     served = Served(running, f"unix://{folder}/callers.sock", f"unix://{folder}/admin.sock")
-    while True:
-        status = run("status", "--format", "json", **served.environment)
-        if status.returncode == 0:
-            return served
-        if running.process.poll() is not None:
-            raise AssertionError(running.process.communicate()[1])
+    served.wait()
+    return served
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +149,76 @@ def test_serve_refuses_to_be_reached_from_other_machines(tmp_path: Path) -> None
     done = run("serve", "--state-dir", str(tmp_path), CREDENTIAL_BROKER_LISTEN__CALLERS='["0.0.0.0:50051"]')
     assert done.returncode == 78
     assert "can be reached from other machines" in done.stderr
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority of a test, with a certificate for this machine."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> "Authority":
+        """Make both, good for 127.0.0.1."""
+        now = datetime.now(UTC)
+        ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test authority")])
+
+        def build(subject: x509.Name, public: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType) -> bytes:
+            builder = (
+                x509.CertificateBuilder()
+                .subject_name(subject)
+                .issuer_name(ca_name)
+                .public_key(public)
+                .serial_number(x509.random_serial_number())
+                .not_valid_before(now - timedelta(hours=1))
+                .not_valid_after(now + timedelta(hours=1))
+            )
+            for extension in extensions:
+                builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            return builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+        folder.mkdir()
+        files = cls(folder / "ca.pem", folder / "certificate.pem", folder / "key.pem")
+        files.ca.write_bytes(build(ca_name, ca_key.public_key(), x509.BasicConstraints(ca=True, path_length=None)))
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "broker")])
+        here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        files.certificate.write_bytes(build(name, key.public_key(), here))
+        files.key.touch(mode=0o600)
+        files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
+
+
+def test_tls_is_spoken_and_its_failures_are_told(tmp_path: Path) -> None:
+    """With the right authority commands reach a broker with TLS; else they say which options to look at."""
+    right, wrong = Authority.make(tmp_path / "right"), Authority.make(tmp_path / "wrong")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = tmp_path / "broker.toml"
+    config.write_text(
+        f"""
+[listen]
+callers = ["unix://{tmp_path}/callers.sock"]
+admin = ["127.0.0.1:{port}", "unix://{tmp_path}/admin.sock"]
+http = "127.0.0.1:0"
+tls = {{ certificate_file = "{right.certificate}", private_key_file = "{right.key}" }}
+"""
+    )
+    running = start("serve", "--config", str(config), "--state-dir", str(tmp_path / "state"))
+    try:
+        Served(running, "", f"unix://{tmp_path}/admin.sock").wait()
+        there = ("status", "--admin-address", f"127.0.0.1:{port}")
+        reached, unknown, plain = (run(*there, *more) for more in (("--tls-ca", right.ca), ("--tls-ca", wrong.ca), ()))
+    finally:
+        running.stop()
+    assert reached.returncode == 0, reached.stderr
+    assert (unknown.returncode, plain.returncode) == (1, 1)
+    assert "check --tls-ca, --tls-cert and --tls-key" in unknown.stderr
+    assert "if it listens with TLS, add --tls-ca" in plain.stderr
+    for failed in (unknown, plain):
+        assert [line[:7] for line in failed.stderr.splitlines()] == ["UNAVAIL", "  next:"], failed.stderr
 
 
 def test_migrate_makes_the_database_and_says_its_revision(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | more
 
 
-def run(*arguments: str, stdin: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, stdin: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [PROGRAM, *arguments],
@@ -58,7 +58,7 @@ class Running:
         return self.process.returncode, stdout, stderr
 
 
-def start(*arguments: str, cwd: Path = ROOT, more: Mapping[str, str] | None = None) -> Running:
+def start(*arguments: str | Path, cwd: Path = ROOT, more: Mapping[str, str] | None = None) -> Running:
     """Start a command, in a process group of its own as a shell would."""
     process = subprocess.Popen(
         [PROGRAM, *arguments],
