@@ -15,7 +15,7 @@ from broker.bearer import BearerSource
 from broker.clock import Clock
 from broker.enrollment import Enroller
 from broker.errors import BrokerError
-from broker.model import IdentityId, IdentityState, Mode
+from broker.model import IdentityId, IdentityState, Mode, TaskState
 from broker.registration import Registrar
 from broker.snapshots import IdentityView, Snapshots
 from broker.store import Store
@@ -124,15 +124,16 @@ class Upkeep:
             identity_id = view.identity.id
             if identity_id in self._prewarming or len(self._prewarming) >= _MOST_PREWARMS:
                 continue
-            if not _wants_background(view) or self._background_lives(view):
+            if not _wants_background(view) or self._background_settled(view):
                 continue
             if self._registrar.trouble(view, None) is None:
                 task = asyncio.create_task(self._prewarm_one(view), name="prewarm-one")
                 self._prewarming[identity_id] = task
 
-    def _background_lives(self, view: IdentityView) -> bool:
+    def _background_settled(self, view: IdentityView) -> bool:
+        """Say whether the background task lives, or an operator took it down: then only RegisterTask begins it anew."""
         task = self._snapshots.task(view.identity, None)
-        return task is not None and task.upstream_task_id is not None
+        return task is not None and (task.upstream_task_id is not None or task.task.state is not TaskState.ACTIVE)
 
     async def _prewarm_one(self, view: IdentityView) -> None:
         try:
