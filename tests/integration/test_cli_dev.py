@@ -284,9 +284,8 @@ def test_settings_of_the_environment_cannot_lead_it_to_real_things(tmp_path: Pat
         *("dev", "--once", *FREE_PORTS),
         CREDENTIAL_BROKER_STORE__URL=f"sqlite:///{store}",
         CREDENTIAL_BROKER_BACKENDS__DEFAULT__BASE_URL="https://real.example/backend-api",
-        HTTPS_PROXY="http://127.0.0.1:9",
-        HTTP_PROXY="http://127.0.0.1:9",
-        ALL_PROXY="http://127.0.0.1:9",
+        **dict.fromkeys(("HTTP_PROXY", "ALL_PROXY", "http_proxy", "grpc_proxy"), "http://127.0.0.1:9"),
+        **dict.fromkeys(("NO_PROXY", "no_proxy", "no_grpc_proxy"), ""),
     )
     assert done.returncode == 0, done.stderr
     assert not store.exists()
