@@ -255,6 +255,8 @@ class Authorizer:
                     violations={"identity": f"is needed, since there are {len(usable)} identities and no default"}
                 )
             name = usable[0] if usable else None
+        if name is not None and self._snapshots.is_unreadable(name):
+            raise errors.RowCorruptError
         view = None if name is None else self._snapshots.named(name)
         if view is None:
             raise errors.NotAllowedError
@@ -283,6 +285,8 @@ class Authorizer:
         request: AuthorizationRequest,
         task: TaskView | None,
         found: _Found,
+        *,
+        loaded: bool = False,
     ) -> Situation:
         identity, backend = view.identity, view.backend
         now = self._clock.now()
@@ -295,6 +299,8 @@ class Authorizer:
             elif found.task is not None:
                 fact = found.task
                 outcome = outcome if found.trouble is None else type(found.trouble)
+            elif task is None and not loaded:
+                pass  # it may live in the store: what is known against a registration says nothing yet
             elif (known := self._registrar.trouble(view, _task_thread(rule, request))) is not None:
                 fact, outcome = known.fact, known.outcome
                 retry_after = known.until - self._clock.monotonic()
@@ -507,7 +513,7 @@ class Authorizer:
         if rule.task is not TaskNeed.NONE:
             task = self._snapshots.task(view.identity, thread_id)
             task = task or await self._snapshots.load_task(view.identity, thread_id)
-        situation = self._situation(view, rule, request, task, _Found())
+        situation = self._situation(view, rule, request, task, _Found(), loaded=True)
         return Explanation(view.identity.name, rule, decide(rule, situation), account(rule, situation))
 
 

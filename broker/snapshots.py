@@ -12,7 +12,7 @@ import hashlib
 import hmac
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.auth_json import unverified_expire_time
@@ -20,7 +20,7 @@ from broker.backends import Backend
 from broker.bearer import Bearer, BearerSource
 from broker.bearer.static import StaticSource
 from broker.clock import Clock
-from broker.errors import BrokerError, RowCorruptError, StoreDownError
+from broker.errors import BrokerError, RowCorruptError
 from broker.keyring import Keyring, SealBrokenError, SealContext, SealPurpose
 from broker.keys import InvalidKeyError, SigningKey
 from broker.model import (
@@ -76,6 +76,13 @@ class _UpstreamView:
 
 
 @dataclass(frozen=True, slots=True)
+class _LoadedIdentity:
+    identity: Identity
+    bearer: StoredBearer | None
+    background: Task | None
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmation:
     """When the store was last reached, by both clocks."""
 
@@ -107,6 +114,7 @@ class Snapshots:
         self._bearer_mac_key = keyring.derive_mac_key("bearer-version")
         self._views: dict[IdentityId, IdentityView] = {}
         self._names: dict[IdentityName, IdentityId] = {}
+        self._unreadable: set[IdentityName] = set()
         self._tasks: OrderedDict[tuple[IdentityId, ThreadId | None], Task] = OrderedDict()
         self._upstreams: OrderedDict[tuple[IdentityId, int, UpstreamKey], _UpstreamView] = OrderedDict()
         self._loads: dict[tuple[IdentityId, ThreadId | None], asyncio.Task[None]] = {}
@@ -128,13 +136,18 @@ class Snapshots:
         """Return an identity by its id."""
         return self._views.get(identity_id)
 
+    def is_unreadable(self, name: IdentityName) -> bool:
+        """Say whether there is an identity of that name whose row cannot be read."""
+        return name in self._unreadable
+
     def usable_names(self) -> list[IdentityName]:
-        """Return the names of all identities that are not deleted."""
-        return [
+        """Return the names of all identities that are not deleted; one whose row cannot be read is still there."""
+        readable = [
             name
             for name, identity_id in self._names.items()
             if self._views[identity_id].identity.state is not IdentityState.DELETED
         ]
+        return [*readable, *(self._unreadable - set(readable))]
 
     def views(self) -> list[IdentityView]:
         """Return all identities."""
@@ -182,6 +195,7 @@ class Snapshots:
         holder = self._names.get(identity.name)
         if identity.state is not IdentityState.DELETED or holder in (None, identity.id):
             self._names[identity.name] = identity.id
+            self._unreadable.discard(identity.name)
         self.touch()
         return view
 
@@ -259,28 +273,53 @@ class Snapshots:
 
     async def warm_up(self) -> None:
         """
-        Load every identity and its background task.
+        Load every identity and its background task, in the place of all that was known before.
 
         Raises:
             StoreDownError: the store cannot be reached.
         """
-        self._sequence = await self._store.change_sequence()
+        sequence = await self._store.change_sequence()
+        loaded: list[_LoadedIdentity] = []
+        unreadable: set[IdentityName] = set()
         after = ""
         while True:
             page = await self._store.identities(after=after, limit=500)
-            for identity in page.rows:
-                await self._load_identity(identity)
+            unreadable.update(IdentityName(name) for name in page.corrupt)
+            loaded += [await self._read_identity(identity) for identity in page.rows]
             if page.next_after is None:
                 break
             after = page.next_after
+        # Forgotten only now that the new is here, so that calls always find one or the other.
+        for known in (self._views, self._names, self._tasks, self._upstreams):
+            known.clear()
+        self._unreadable = unreadable
+        for name in sorted(unreadable):
+            _LOG.error("identity_unreadable", identity=name)
+        for one in loaded:
+            self._take_in(one)
+        self._sequence = sequence
+        self.touch()
         self._confirm()
 
-    async def _load_identity(self, identity: Identity) -> None:
-        bearer = None if identity.bearer_source else await self._store.bearer(identity.id)
-        self.publish_identity(identity, bearer)
-        background = await self._store.task(identity.id, None)
-        if background is not None:
-            self.publish_task(background)
+    async def _read_identity(self, identity: Identity) -> _LoadedIdentity:
+        """Read what belongs to an identity; a row that cannot be read spoils what it is for, not the identity."""
+        bearer = background = None
+        if identity.bearer_source is None:
+            try:
+                bearer = await self._store.bearer(identity.id)
+            except RowCorruptError as error:
+                _LOG.error("stored_bearer_unusable", identity=identity.name, cause=error.note)
+        try:
+            background = await self._store.task(identity.id, None)
+        except RowCorruptError as error:
+            # Not kept here, so that a call loads it and learns the same.
+            _LOG.error("task_unreadable", identity=identity.name, cause=error.note)
+        return _LoadedIdentity(identity, bearer, background)
+
+    def _take_in(self, loaded: _LoadedIdentity) -> None:
+        self.publish_identity(loaded.identity, loaded.bearer)
+        if loaded.background is not None:
+            self.publish_task(loaded.background)
 
     async def preload_tasks(self) -> None:
         """Load live tasks, as many as are kept, so that they go on being served when the store goes away."""
@@ -301,6 +340,7 @@ class Snapshots:
 
         Raises:
             StoreDownError: the store cannot be reached.
+            RowCorruptError: the binding's row cannot be read.
         """
         key = (identity.id, thread_id)
         load = self._loads.get(key)
@@ -309,8 +349,12 @@ class Snapshots:
             self._loads[key] = load
             load.add_done_callback(lambda _: self._loads.pop(key, None))
         await asyncio.wait({load})
-        if load.exception() is not None:
-            raise StoreDownError(retry_after=1.0) from load.exception()
+        error = load.exception()
+        if isinstance(error, BrokerError):
+            # A fresh one for each who waited: a shared exception would gather all their tracebacks.
+            raise type(error)(retry_after=error.retry_after, note=error.note) from error
+        if error is not None:
+            raise error
         return self.task(identity, thread_id)
 
     async def _load_task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> None:
@@ -328,21 +372,22 @@ class Snapshots:
         complete = False
         while not complete:
             changes = await self._store.changes(self._sequence)
+            if changes.sequence < self._sequence:
+                _LOG.warning("database_replaced_by_older_one", sequence=changes.sequence, known_sequence=self._sequence)
+                await self.warm_up()
+                await self.preload_tasks()
+                return
             complete = changes.complete
             for identity_id, version in changes.identities.items():
                 known = self._views.get(identity_id)
                 if known is None or known.identity.version < version:
-                    identity = await self._store.identity(identity_id)
-                    if identity is not None:
-                        await self._load_identity(identity)
+                    await self._load_identity(identity_id)
             for identity_id in changes.bearers.keys() - changes.identities.keys():
-                identity = await self._store.identity(identity_id)
-                if identity is not None:
-                    await self._load_identity(identity)
+                await self._load_identity(identity_id)
             for (identity_id, thread_id), version in changes.tasks.items():
                 task = self._tasks.get((identity_id, thread_id))
                 if task is not None and task.version < version:
-                    await self._load_task(identity_id, thread_id)
+                    await self._reload_task(identity_id, thread_id)
             stale = {
                 (identity_id, generation, upstream_key)
                 for (identity_id, generation, upstream_key), version in changes.upstream_tasks.items()
@@ -350,9 +395,31 @@ class Snapshots:
                 and held.upstream.version < version
             }
             for identity_id, thread_id in self._bindings_of(stale):
-                await self._load_task(identity_id, thread_id)
+                await self._reload_task(identity_id, thread_id)
             self._sequence = changes.sequence
         self._confirm()
+
+    async def _load_identity(self, identity_id: IdentityId) -> None:
+        try:
+            identity = await self._store.identity(identity_id)
+        except RowCorruptError as error:
+            _LOG.error("identity_unreadable", identity_id=identity_id, cause=error.note)
+            known = self._views.get(identity_id)
+            if known is not None:
+                self._views[identity_id] = replace(known, trouble=RowCorruptError)
+                self.touch()
+            return
+        if identity is not None:
+            self._take_in(await self._read_identity(identity))
+
+    async def _reload_task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> None:
+        try:
+            await self._load_task(identity_id, thread_id)
+        except RowCorruptError as error:
+            # What was known of it no longer holds; a call loads it and learns the same.
+            _LOG.error("task_unreadable", identity_id=identity_id, cause=error.note)
+            self._tasks.pop((identity_id, thread_id), None)
+            self.touch()
 
     def _bindings_of(
         self, upstreams: set[tuple[IdentityId, int, UpstreamKey]]

@@ -98,7 +98,7 @@ def claim(tx: WriteTransaction, wish: TaskClaim) -> ClaimOutcome:
         raise GenerationChangedError(note="the identity is gone, not active, or of another generation")
     # 2. The binding: new, standing, or begun anew.
     task = by_thread(tx.connection, wish.identity_id, wish.thread_id)
-    if task is not None and task.state is not TaskState.ACTIVE and not wish.restart:
+    if task is not None and task.state is not TaskState.ACTIVE and not (wish.restart or _is_over(task, wish.now)):
         return Standing(task)
     task = _bind(tx, wish, task)
     # 3. Its upstream task: living, held by another, or ours to register.
@@ -109,6 +109,11 @@ def claim(tx: WriteTransaction, wish: TaskClaim) -> ClaimOutcome:
         return HeldElsewhere(task)
     claimed = _claim_anew(tx, wish, upstream) if upstream is not None else _claim_first(tx, wish)
     return Claimed(replace(task, upstream=claimed))
+
+
+def _is_over(tombstone: Task, now: float) -> bool:
+    """Say whether a tombstone is only waiting to be pruned: then it is as if it were gone."""
+    return tombstone.purge_time is not None and tombstone.purge_time <= now
 
 
 def complete(
