@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from broker.errors import StartupError
 from broker.origins import OriginError, parse_origin
@@ -62,6 +62,19 @@ def _listen_address(value: str) -> str:
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 
 
+def _tcp_address(value: str | None) -> str | None:
+    """Accept what `_listen_address` made, but no Unix socket: scrapers and probes do not speak to one."""
+    if value is not None and value.startswith("unix:"):
+        message = "write ADDRESS:PORT; a Unix socket is for callers and operators only"
+        raise ValueError(message)
+    return value
+
+
+def _none_if_empty(value: Any) -> Any:
+    """TOML and the environment have no null: an empty text says that there is none."""
+    return None if value == "" else value
+
+
 def is_loopback(address: str) -> bool:
     """Say whether a listen address can be reached from this machine only."""
     if address.startswith("unix:"):
@@ -74,13 +87,13 @@ class BrokerSection(_Section):
     """The broker as a whole."""
 
     state_dir: Path | None = None
-    """Where the embedded database, the key ring and the audit log stand; None is the user's state directory."""
+    """Where the embedded database, the key ring and the audit log stand; unset, `$XDG_STATE_HOME/credential-broker`."""
     default_identity: Name | None = None
     """The identity of a call that names none."""
     max_lease_seconds: Seconds = 300.0
     """The longest any answer may be kept by a caller."""
     max_staleness_seconds: Annotated[float, Field(ge=0, le=7 * 86400, allow_inf_nan=False)] = 3600.0
-    """How long answers go on without contact to the store; 0 refuses at once."""
+    """How long answers go on without contact to the store; 0 refuses once it was away for 5 s."""
     grant_bootstrap: bool = False
     """Whether callers may have the `bootstrap` scopes, with which the broker itself registers."""
     reflection: bool = False
@@ -95,7 +108,9 @@ class TlsSection(_Section):
     """TLS of the TCP listeners, from PEM files that are read again when they change."""
 
     certificate_file: Path
+    """The certificate of the broker, with the chain behind it."""
     private_key_file: Path
+    """Its private key, unencrypted."""
     client_ca_file: Path | None = None
     """When set, callers must show a certificate that one of these authorities signed."""
 
@@ -104,18 +119,24 @@ class ListenSection(_Section):
     """Where the broker listens."""
 
     callers: tuple[ListenAddress, ...] = ("127.0.0.1:50051",)
+    """Where callers are answered: `ADDRESS:PORT` with a literal address, or `unix:///absolute/path`."""
     admin: tuple[ListenAddress, ...] = ("127.0.0.1:50052",)
-    http: ListenAddress | None = "127.0.0.1:9464"
-    """`/metrics`, `/livez`, `/readyz`; plaintext, so that probes work when TLS is on. None switches it off."""
+    """Where operators are answered."""
+    http: Annotated[ListenAddress | None, BeforeValidator(_none_if_empty), AfterValidator(_tcp_address)] = (
+        "127.0.0.1:9464"
+    )
+    """`/metrics`, `/livez`, `/readyz`; plaintext, so that probes work when TLS is on. An empty text switches it off."""
     tls: TlsSection | None = None
+    """TLS of the TCP addresses of callers and operators; without it they speak plaintext."""
 
 
 class StoreSection(_Section):
     """The database."""
 
     url: str | None = None
-    """`sqlite:///absolute/path`; None is `broker.db` in the state directory."""
+    """`sqlite:///absolute/path`; unset, `broker.db` in the state directory."""
     busy_timeout_seconds: Seconds = 5.0
+    """How long a statement waits for a lock that another process holds; then the store counts as down."""
     poll_seconds: Annotated[float, Field(ge=0.02, le=5, allow_inf_nan=False)] = 0.25
     """How often changes of other processes are looked for."""
 
@@ -124,6 +145,7 @@ class LogSection(_Section):
     """Events on standard error, one a line."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least urgent events that are written."""
     format: Literal["auto", "json", "console"] = "auto"
     """`auto` is `console` on a terminal and `json` elsewhere."""
 
@@ -132,19 +154,22 @@ class AuditSection(_Section):
     """The record of every grant."""
 
     file: Path | None = None
-    """None is `audit.jsonl` in the state directory."""
+    """Where its lines are appended; unset, `audit.jsonl` in the state directory."""
 
 
 class LimitsSection(_Section):
     """Ceilings, so that memory and time are bounded."""
 
     caller_deadline_seconds: Seconds = 10.0
+    """The longest a call of a caller may take, whatever deadline it asks for."""
     admin_deadline_seconds: Seconds = 60.0
+    """The same for calls of operators."""
     cached_threads: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
     """How many threads' tasks are kept in memory; the least recently used go first and are loaded again."""
     registration_lease_seconds: Seconds = 45.0
     """How long a claim is held for one registration; longer than any registration may take."""
     registrations_in_flight: Annotated[int, Field(ge=1, le=1000)] = 32
+    """How many tasks may be under registration at one time in this process; further ones wait."""
     tombstone_seconds: Seconds = 30 * 86400.0
     """How long an ended task is remembered as ended."""
 
@@ -153,22 +178,30 @@ class ScopeSection(_Section):
     """One scope: an override of a built-in one, or a new one."""
 
     credential: Credential | None = None
+    """Which credential the scope asks for; unset is what the catalogue or the nearest parent says."""
     task: TaskNeed | None = None
+    """Whose task an assertion is signed for; unset as for `credential`."""
     enabled: bool | None = None
+    """Whether anything is handed out for it; unset as for `credential`."""
     min_lifetime_seconds: Seconds | None = None
+    """The shortest remaining life with which anything is handed out."""
     max_lifetime_seconds: Seconds | None = None
+    """The longest an answer for this scope may be kept."""
     description: str | None = None
+    """What the scope is for, as ListScopes shows it."""
 
 
 class BackendSection(_Section):
     """One backend: where it is and how it speaks."""
 
     profile: str = DEFAULT_PROFILE
+    """Which generation of the protocol it speaks."""
     base_url: str = "https://chatgpt.com/backend-api"
+    """Where it is; its origin is the one that credentials may go to."""
     authapi_base_url: str | None = None
-    """Where agents and tasks are registered, for profiles that use the AuthAPI; None is the profile's own."""
+    """Where agents and tasks are registered, for profiles that use the AuthAPI; unset, that of the public environment `base_url` belongs to."""
     jwks_base_url: str | None = None
-    """Where the keys that sign identity JWTs are found; None is `base_url`."""
+    """Where the keys that sign identity JWTs are found; unset, `base_url`."""
     allowed_origins: tuple[str, ...] = ()
     """Origins a call may name in `target_url` beside the one of `base_url`."""
     assertions: bool = True
@@ -176,17 +209,22 @@ class BackendSection(_Section):
     assertion_routes: dict[str, bool] = {}
     """Scope (or root of scopes) to whether the backend takes assertions there; overrides the profile's."""
     assertion_lifetime_seconds: Annotated[float, Field(ge=1, le=300, allow_inf_nan=False)] | None = None
+    """How long an assertion is handed out after it was signed; unset is the profile's."""
     agent_harness_id: str = "credential-broker"
+    """What agent registrations say of the program that the agent runs in."""
     running_location: str = "broker-linux"
+    """What agent registrations say of where it runs."""
     max_clock_offset_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 300.0
+    """Up to which difference the backend's clock is followed when signing; beyond it calls fail with CLOCK_SKEW."""
 
 
 class BearerSourceSection(_Section):
     """One named source of bearers; the module `broker.bearer.<type>` reads it."""
 
     type: Literal["static", "file"]
+    """`static` reads the file once, `file` again whenever it changes."""
     path: Path
-    """The file that holds the token: read once (`static`) or again whenever it changes (`file`)."""
+    """The file that holds the token: one line, and not writable by everybody."""
     lifetime_seconds: Seconds | None = None
     """How long a token may be used from when it was read, where the token itself does not say."""
 
