@@ -199,7 +199,8 @@ class BackendSection(_Section):
     base_url: str = "https://chatgpt.com/backend-api"
     """Where it is; its origin is the one that credentials may go to."""
     authapi_base_url: str | None = None
-    """Where agents and tasks are registered, for profiles that use the AuthAPI; unset, that of the public environment `base_url` belongs to."""
+    """Where agents and tasks are registered, for profiles that use the AuthAPI; unset, that of the public
+    environment that `base_url` belongs to."""
     jwks_base_url: str | None = None
     """Where the keys that sign identity JWTs are found; unset, `base_url`."""
     allowed_origins: tuple[str, ...] = ()

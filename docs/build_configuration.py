@@ -40,8 +40,8 @@ The broker runs without any configuration; `deploy/broker.toml` is a commented e
 - **No secret stands here.** The configuration names the files that secrets are read from.
 
 Durations are seconds. "unset" is what a key is when it is not there. A section written `[backends.NAME]` may be there
-several times, each under a name of its own (lower case letters, digits, `.`, `_` and `-`); without any `[backends.NAME]`
-there is one backend `default` with the defaults below.
+several times, each under a name of its own (lower case letters, digits, `.`, `_` and `-`); without any
+`[backends.NAME]` there is one backend `default` with the defaults below.
 """
 
 
@@ -140,7 +140,7 @@ def _type(schema: dict[str, Any], definitions: dict[str, Any]) -> str:  # noqa: 
 def _number(schema: dict[str, Any]) -> str:
     word = "whole number" if schema["type"] == "integer" else "number"
     lowest = f"{schema['minimum']:,}" if "minimum" in schema else f"more than {schema['exclusiveMinimum']:,}"
-    return f"{word}, {lowest} to {schema['maximum']:,}".replace(".0", "")
+    return f"{word}, {lowest.removesuffix('.0')} to {f'{schema["maximum"]:,}'.removesuffix('.0')}"
 
 
 def _default(field: FieldInfo) -> str:  # noqa: PLR0911 - a table
