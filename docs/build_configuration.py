@@ -139,8 +139,12 @@ def _type(schema: dict[str, Any], definitions: dict[str, Any]) -> str:  # noqa: 
 
 def _number(schema: dict[str, Any]) -> str:
     word = "whole number" if schema["type"] == "integer" else "number"
-    lowest = f"{schema['minimum']:,}" if "minimum" in schema else f"more than {schema['exclusiveMinimum']:,}"
-    return f"{word}, {lowest.removesuffix('.0')} to {f'{schema["maximum"]:,}'.removesuffix('.0')}"
+    lowest = _plain(schema["minimum"]) if "minimum" in schema else f"more than {_plain(schema['exclusiveMinimum'])}"
+    return f"{word}, {lowest} to {_plain(schema['maximum'])}"
+
+
+def _plain(number: float) -> str:
+    return f"{number:,}".removesuffix(".0")
 
 
 def _default(field: FieldInfo) -> str:  # noqa: PLR0911 - a table
