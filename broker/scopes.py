@@ -185,7 +185,7 @@ def build_catalogue(
             )
             continue
         known = base or ScopeRule(name=ScopeName(name), credential=credential, task=task)
-        rules[name] = replace(
+        rule = rules[name] = replace(
             known,
             credential=credential,
             task=task,
@@ -194,6 +194,11 @@ def build_catalogue(
             max_lifetime=_first(override.max_lifetime, inherited.max_lifetime, known.max_lifetime, default=None),
             description=_first(override.description, known.description, default=""),
         )
+        if rule.min_lifetime is not None and rule.max_lifetime is not None and rule.min_lifetime > rule.max_lifetime:
+            problems.append(
+                f"scopes.{name}: min_lifetime_seconds = {rule.min_lifetime:g} is more than"
+                f" max_lifetime_seconds = {rule.max_lifetime:g}, so nothing could ever be handed out"
+            )
     if problems:
         raise ScopeCatalogueError(problems)
     return {name: rules[name] for name in sorted(rules)}
