@@ -37,7 +37,7 @@ def _report(form: str, measure: Measurement) -> None:
     sys.exit(exit_code(figures))
 
 
-_ROUNDS = click.option("--rounds", default=28, type=click.IntRange(4, 1000), help="Rounds of three windows of 0.5 s.")
+_ROUNDS = click.option("--rounds", default=28, type=click.IntRange(4, 1000), help="Rounds of four windows of 0.5 s.")
 _SEED = click.option("--seed", default=None, type=int, help="Repeats the order of the windows of another run.")
 _CALLS = click.option(
     "--calls", default=16_384, type=click.IntRange(4096, 1_000_000), help="How many calls, 4,096 of them at once."

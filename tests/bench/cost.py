@@ -1,9 +1,10 @@
 """
 What a warm GetAuthorization costs the server, in CPU, beside the least that `grpc.aio` can do.
 
-Three servers are up together on one core: the broker, an echo, and a second echo. The echoes get the broker's own request
-and answer with one of its own answers, so messages and headers are the same to the byte. Rounds of one short window each,
-in random order, are compared within the round; what the two echoes differ by is noise, and says whether the run is void.
+Four servers are up together on one core: the broker, an echo with the same messages, a second one like it, and an echo of
+bare bytes. The echoes get the broker's own request and answer with one of its own answers, so what passes over the wire is
+the same to the byte. Rounds of one short window each, in random order, are compared within the round; what the two equal
+echoes differ by is noise, and says whether the run is void.
 """
 
 import random
@@ -17,7 +18,6 @@ from tests.bench.load import OK, Load, Run
 from tests.bench.processes import Cores, Server, cpu_between, cpu_by_thread
 from tests.bench.product import (
     DECISIONS,
-    GET_AUTHORIZATION,
     HANDLED,
     Metrics,
     Product,
@@ -34,12 +34,12 @@ CONNECTIONS: Final = 8
 STREAMS: Final = 8
 SAMPLE_EVERY: Final = 100
 _WARM_UP_SECONDS: Final = 1.0
-_PRODUCT, _ECHO, _TWIN = "broker", "echo", "second echo"
+_PRODUCT, _ECHO, _TWIN, _BYTES = "broker", "echo", "second echo", "echo of bytes"
 
 
 def measure_cost(cores: Cores, *, rounds: int, seed: int) -> Figure:
     """
-    Measure with so many rounds of three windows.
+    Measure with so many rounds of a window each.
 
     Raises:
         ServerError: a server did not start or ended.
@@ -51,10 +51,12 @@ def measure_cost(cores: Cores, *, rounds: int, seed: int) -> Figure:
         product = running.enter_context(Product(folder, core=cores.servers))
         answer = product.answer()
         pids, loads = {_PRODUCT: product.pid}, {_PRODUCT: running.enter_context(_load(product.address))}
-        for twin in (_ECHO, _TWIN):
-            server = running.enter_context(start_echo(folder, twin, answer, core=cores.servers))
-            pids[twin] = server.pid
-            loads[twin] = running.enter_context(_load(server.next_event()["address"]))
+        for echo in (_ECHO, _TWIN, _BYTES):
+            server = running.enter_context(
+                start_echo(folder, echo, answer, core=cores.servers, as_bytes=echo == _BYTES)
+            )
+            pids[echo] = server.pid
+            loads[echo] = running.enter_context(_load(server.next_event()["address"]))
         for load in loads.values():
             load.for_seconds(_WARM_UP_SECONDS)
 
@@ -82,18 +84,18 @@ def measure_cost(cores: Cores, *, rounds: int, seed: int) -> Figure:
     trouble = _trouble(totals, before, after, answer)
     if trouble is not None:
         return _invalid(trouble)
-    comparison = compare(measured, product=_PRODUCT, baseline=_ECHO, twin=_TWIN, chance=chance)
+    comparison = compare(measured, product=_PRODUCT, baseline=_ECHO, twin=_TWIN, beside=[_BYTES], chance=chance)
     return _figure(comparison, measured, totals, size=len(answer), seed=seed)
 
 
-def start_echo(folder: Path, name: str, answer: bytes, *, core: int | None) -> Server:
+def start_echo(folder: Path, name: str, answer: bytes, *, core: int | None, as_bytes: bool = False) -> Server:
     """Start an echo of the broker's main call that answers with these bytes; it then says where it listens."""
     file = folder / f"{name}.answer"
     file.write_bytes(answer)
     return Server(
         name,
         "tests.bench.echo",
-        ["--path", GET_AUTHORIZATION, "--answer", str(file)],
+        ["--answer", str(file), *(["--bytes"] if as_bytes else [])],
         folder=folder,
         core=core,
     )
@@ -110,7 +112,7 @@ def _trouble(totals: dict[str, Run], before: Metrics, after: Metrics, answer: by
             return f"{name}: {total.failures} calls of {total.calls} did not end OK: {dict(total.outcomes)}"
         if len(total.samples) < total.calls // SAMPLE_EVERY:
             return f"{name}: only {len(total.samples)} answers of {total.calls} were looked at"
-    if any(sample.message != answer for name in (_ECHO, _TWIN) for sample in totals[name].samples):
+    if any(sample.message != answer for name in (_ECHO, _TWIN, _BYTES) for sample in totals[name].samples):
         return "an echo answered something else than it was given"
     calls = totals[_PRODUCT].calls
     counted = {
@@ -134,6 +136,7 @@ def _figure(comparison: Comparison, rounds: list[Round], totals: dict[str, Run],
     latencies = sorted(totals[_PRODUCT].latencies)
     notes = [
         f"A/A control {_show(control)}, must be {AA_LOW} to {AA_HIGH}",
+        f"beside an echo of bytes, without any message class: {_show(comparison.beside[_BYTES])}",
         f"{totals[_PRODUCT].calls} calls, all OK at both ends, {len(totals[_PRODUCT].samples)} verified as signatures",
         "CPU per call, for orientation: "
         + ", ".join(f"{name} {value:.0f} µs" for name, value in comparison.medians_us.items()),
@@ -147,6 +150,7 @@ def _figure(comparison: Comparison, rounds: list[Round], totals: dict[str, Run],
         details={
             "ratio": _json(ratio),
             "aa_control": _json(control),
+            "ratio_to_bytes": _json(comparison.beside[_BYTES]),
             "median_us_per_call": comparison.medians_us,
             "calls": {name: total.calls for name, total in totals.items()},
             "verified": len(totals[_PRODUCT].samples),

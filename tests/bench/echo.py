@@ -1,8 +1,8 @@
 """
-`python -m tests.bench.echo`: the least a `grpc.aio` server can do, the baseline of the broker's cost.
+`python -m tests.bench.echo`: the least a `grpc.aio` server of the same method can do, the baseline of the broker's cost.
 
-It answers every call of one method with the same bytes, without looking at the request, on uvloop like the broker. There
-is no message class on either side: nothing that could be left out is left in, so a ratio to it errs against the broker.
+It answers every GetAuthorization with one and the same message, without looking at the request, on uvloop like the broker.
+With `--bytes` there is not even a message class on either side: the least that any method of these sizes can cost.
 """
 
 import argparse
@@ -11,34 +11,43 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import uvloop
+from credentialbroker.v1 import credential_broker_pb2 as pb
 from grpc import aio, unary_unary_rpc_method_handler
 
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["CredentialBroker"].full_name
+METHOD: Final = "GetAuthorization"
 
-async def serve(path: str, answer: bytes, port: int) -> None:
+
+async def serve(answer: bytes, *, as_bytes: bool) -> None:
     """
-    Serve until SIGTERM or SIGINT, and say on standard output where.
+    Serve on a free port of the loopback until SIGTERM or SIGINT, and say on standard output where.
 
     Args:
-        path: `/package.Service/Method`, the only method there is.
         answer: the serialized answer.
-        port: of the loopback; 0 lets the system choose.
+        as_bytes: whether to leave out the messages' classes.
     """
-    service, _, method = path.removeprefix("/").partition("/")
+    response = answer if as_bytes else pb.GetAuthorizationResponse.FromString(answer)
 
-    async def echo(_request: bytes, _context: aio.ServicerContext[Any, Any]) -> bytes:
-        return answer
+    async def echo(_request: Any, _context: aio.ServicerContext[Any, Any]) -> Any:
+        return response
 
+    coders: dict[str, Any] = {}
+    if not as_bytes:
+        coders = {
+            "request_deserializer": pb.GetAuthorizationRequest.FromString,
+            "response_serializer": pb.GetAuthorizationResponse.SerializeToString,
+        }
     server = aio.server()
-    server.add_registered_method_handlers(service, {method: unary_unary_rpc_method_handler(echo)})
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.add_registered_method_handlers(SERVICE, {METHOD: unary_unary_rpc_method_handler(echo, **coders)})
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    sys.stdout.write(json.dumps({"event": "serving", "address": f"127.0.0.1:{bound}"}) + "\n")
+    sys.stdout.write(json.dumps({"event": "serving", "address": f"127.0.0.1:{port}"}) + "\n")
     sys.stdout.flush()
     await stop.wait()
     await server.stop(1)
@@ -47,11 +56,10 @@ async def serve(path: str, answer: bytes, port: int) -> None:
 def main() -> None:
     """Read the arguments and serve."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.echo", description=__doc__)
-    parser.add_argument("--path", required=True, help="/package.Service/Method")
     parser.add_argument("--answer", type=Path, required=True, help="file of the serialized answer")
-    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--bytes", action="store_true", help="without message classes")
     options = parser.parse_args()
-    uvloop.run(serve(options.path, options.answer.read_bytes(), options.port))
+    uvloop.run(serve(options.answer.read_bytes(), as_bytes=options.bytes))
 
 
 if __name__ == "__main__":

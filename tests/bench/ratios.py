@@ -53,12 +53,14 @@ class Comparison:
     Attributes:
         ratio: CPU per call of the baseline over that of the product: 1 is as cheap, below 1 dearer.
         control: the same of the baseline over its twin; what it differs from 1 by is noise.
+        beside: the ratio of other servers' CPU per call to the product's, which does not decide anything.
         medians_us: the median CPU per call of each server, in microseconds. Only for orientation: it depends on how
             fast the machine happened to be.
     """
 
     ratio: Estimate
     control: Estimate
+    beside: dict[str, Estimate]
     medians_us: dict[str, float]
 
     @property
@@ -92,13 +94,22 @@ def estimate(values: Sequence[float], chance: random.Random) -> Estimate:
     return Estimate(statistics.median(values), medians[tail], medians[-1 - tail])
 
 
-def compare(rounds: Sequence[Round], *, product: str, baseline: str, twin: str, chance: random.Random) -> Comparison:
-    """Compare a product with a baseline, and the baseline with its twin."""
+def compare(
+    rounds: Sequence[Round],
+    *,
+    product: str,
+    baseline: str,
+    twin: str,
+    chance: random.Random,
+    beside: Sequence[str] = (),
+) -> Comparison:
+    """Compare a product with a baseline and with others, and the baseline with its twin."""
     return Comparison(
         ratio=estimate(paired_ratios(rounds, baseline, product), chance),
         control=estimate(paired_ratios(rounds, baseline, twin), chance),
+        beside={name: estimate(paired_ratios(rounds, name, product), chance) for name in beside},
         medians_us={
             name: statistics.median(one[name].ns_per_call for one in rounds) / 1000
-            for name in (product, baseline, twin)
+            for name in (product, baseline, twin, *beside)
         },
     )

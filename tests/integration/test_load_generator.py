@@ -22,7 +22,7 @@ FLOOD = 2048
 @pytest.fixture
 def echo(tmp_path: Path) -> Iterator[str]:
     """Address of an echo in a process of its own."""
-    with start_echo(tmp_path, "echo", ANSWER, core=None) as server:
+    with start_echo(tmp_path, "echo", ANSWER, core=None, as_bytes=True) as server:
         yield server.next_event()["address"]
 
 

@@ -36,7 +36,7 @@ def test_a_comparison_is_cost_of_the_baseline_over_that_of_the_product() -> None
     """A product twice as dear has the ratio one half; medians are in microseconds."""
     half, one = Estimate(0.5, 0.5, 0.5), Estimate(1.0, 1.0, 1.0)
     medians = {"product": 0.4, "echo": 0.2, "twin": 0.2}
-    assert Comparison(ratio=half, control=one, medians_us=medians) == compared(rounds([1, 2, 3]))
+    assert Comparison(ratio=half, control=one, beside={}, medians_us=medians) == compared(rounds([1, 2, 3]))
 
 
 @pytest.mark.parametrize(("twin", "void"), [(100, False), (104, False), (96, False), (106, True), (94, True)])
@@ -95,3 +95,12 @@ def test_each_round_holds_every_server_once_in_changing_order() -> None:
     assert len(turns) == 30
     assert all(set(NAMES) == set(turn) and len(NAMES) == len(turn) for turn in turns)
     assert set(NAMES) == {turn[0] for turn in turns}
+
+
+def test_other_servers_are_compared_too() -> None:
+    """A server that is no baseline has its own ratio to the product, and its own median."""
+    comparison = compare(
+        rounds([1, 2]), product="product", baseline="echo", twin="echo", beside=["twin"], chance=random.Random(1)
+    )
+    assert comparison.beside == {"twin": Estimate(0.5, 0.5, 0.5)}
+    assert set(comparison.medians_us) == set(NAMES)
