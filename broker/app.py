@@ -141,7 +141,7 @@ class Application:
         jitter = random.Random(secrets.randbits(64))  # noqa: S311 - spreads work; nothing is kept secret with it
         # 1. The store.
         _make_state_dir(config.state_dir)
-        store = _store_of(config)
+        store = store_of(config)
         self.store = observed(self._wrap_store(store) if self._wrap_store else store, self.metrics)
         self._exits.push_async_callback(self.store.close)
         try:
@@ -400,9 +400,10 @@ async def _serve(config: Config) -> int:
         _LOG.info("draining", seconds=config.broker.drain_seconds)
         app.request_stop()
 
-    await app.start()
+    # Before anything is started, so that a signal at any time ends in an orderly stop.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    await app.start()
     _LOG.info(
         "serving",
         version=__version__,
@@ -435,7 +436,13 @@ def _make_state_dir(path: Path) -> None:
         raise StartupError(f"broker.state_dir: {path} cannot be made: {error.strerror}") from error
 
 
-def _store_of(config: Config) -> Store:
+def store_of(config: Config) -> Store:
+    """
+    Return the configured store, not opened yet.
+
+    Raises:
+        StartupError: the URL names none that there is.
+    """
     url = config.store_url
     if not url.startswith(_SQLITE_PREFIX):
         raise StartupError("store.url: only sqlite:///absolute/path is supported in this version")
@@ -490,7 +497,7 @@ def _bearer_sources(config: Config, clock: Clock) -> dict[str, BearerSource]:
             sources[name] = FileSource(section.path, clock, lifetime=section.lifetime_seconds)
             continue
         try:
-            token, _ = read_token(section.path)
+            token = read_token(section.path)
         except BearerFileError as error:
             problems.append(f"bearer_sources.{name}: {error}")
             continue

@@ -5,6 +5,7 @@ An unknown key is a problem, never ignored; so is an environment variable `CREDE
 names no setting. Secrets never stand in the configuration: it names the files they are read from.
 """
 
+import copy
 import difflib
 import ipaddress
 import os
@@ -372,7 +373,8 @@ def load_config(
     try:
         config = Config(**values, dev=dev)
     except ValidationError as error:
-        raise StartupError(*problems, *_explain(error)) from None
+        problems += _explain(error)
+        raise StartupError(*problems, *_problems_of_the_rest(values, error, dev=dev)) from None
     if problems:
         raise StartupError(*problems)
     return config
@@ -415,6 +417,31 @@ def _explain(error: ValidationError) -> list[str]:
         else:
             problems.append(f"{place}: {detail['msg'].removeprefix('Value error, ')}")
     return problems
+
+
+def _problems_of_the_rest(values: dict[str, Any], error: ValidationError, *, dev: bool) -> list[str]:
+    """Return what is wrong among the settings that `error` does not name: what must fit together is checked last."""
+    rest = copy.deepcopy(values)
+    for detail in error.errors(include_url=False):
+        table: Any = rest
+        parent, name = table, detail["loc"][-1]
+        for part in detail["loc"][:-1]:
+            inner = table.get(part)
+            if not isinstance(inner, dict):
+                break
+            table, parent, name = inner, table, part
+        else:
+            part = detail["loc"][-1]
+            if part not in table and len(detail["loc"]) > 1:
+                table, part = parent, name  # something is missing there: leave out what misses it
+        table.pop(part, None)
+    try:
+        Config(**rest, dev=dev)
+    except ValidationError as second:
+        known = {str(detail["loc"]) for detail in error.errors(include_url=False)}
+        if not any(str(detail["loc"]) in known for detail in second.errors(include_url=False)):
+            return _explain(second)
+    return []
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:

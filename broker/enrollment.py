@@ -263,7 +263,7 @@ class Enroller:
             raise errors.FieldInvalidError(violations={"bearer": "is needed for mode BEARER: a source or a token"})
         if mode is Mode.AGENT and backend.profile.agent_auth is AgentAuth.NONE:
             raise errors.BackendUnsupportedError(
-                metadata={"hint": "this backend registers no agents; import an Agent Identity JWT"}
+                metadata={"hint": "this backend's profile registers no agents; import an Agent Identity JWT instead"}
             )
         if mode is Mode.AGENT and bearer is None:
             raise errors.BearerUnavailableError(

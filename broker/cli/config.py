@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from broker.app import _store_of as store_of
+from broker.app import store_of
 from broker.cli.failures import exit_at_start
 from broker.cli.help import examples
 from broker.cli.output import echo_fields, echo_json
