@@ -155,13 +155,15 @@ async def test_end_leaves_a_tombstone_and_is_idempotent(tmp_path: Path) -> None:
 
 async def test_end_of_a_thread_that_never_had_a_task(tmp_path: Path) -> None:
     """A thread can be ended before it began; nothing is registered for it then or later."""
-    async with running_emulator(profile=PER_THREAD) as emulator:
-        async with running_broker(tmp_path, emulator, backends=backend(PER_THREAD, emulator.url)) as broker:
-            await broker.create_agent()
-            await eventually(lambda: background_lives(broker))
-            assert (await end(broker, "never")).state == pb2.TASK_STATE_ENDED
-            assert (await refused(broker.authorize(thread_id="never"))).reason == "TASK_ENDED"
-            assert broker.registrations() == 1
+    async with (
+        running_emulator(profile=PER_THREAD) as emulator,
+        running_broker(tmp_path, emulator, backends=backend(PER_THREAD, emulator.url)) as broker,
+    ):
+        await broker.create_agent()
+        await eventually(lambda: background_lives(broker))
+        assert (await end(broker, "never")).state == pb2.TASK_STATE_ENDED
+        assert (await refused(broker.authorize(thread_id="never"))).reason == "TASK_ENDED"
+        assert broker.registrations() == 1
 
 
 async def test_register_after_end_begins_anew(tmp_path: Path) -> None:
