@@ -4,12 +4,16 @@ import asyncio
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from broker.auth_json import unverified_expire_time
 from broker.bearer import Bearer
 from broker.clock import Clock
 from broker.errors import IssuerDownError
 from broker.model import Secret
+from broker.telemetry import logger
+
+_LOG: Final = logger(__name__)
 
 LARGEST_TOKEN_BYTES = 16 * 1024
 
@@ -18,17 +22,17 @@ class BearerFileError(Exception):
     """The file holds no usable token; the text says what is wrong and what to do, never what the file holds."""
 
 
-def read_token(path: Path) -> tuple[Secret, os.stat_result]:
+def read_token(path: Path) -> Secret:
     """
-    Read one token: UTF-8, trimmed, one line of printable ASCII, at most 16 KiB, in a file that others cannot write.
+    Read one token: one line of printable ASCII, trimmed, at most 16 KiB, in a file that others cannot write.
 
     Raises:
         BearerFileError: it is missing or holds something else.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
-            raw = file.read(LARGEST_TOKEN_BYTES + 1)
+            raw = file.read(LARGEST_TOKEN_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
         message = f"{path}: cannot be read: {error.strerror}"
         raise BearerFileError(message) from error
@@ -43,12 +47,17 @@ def read_token(path: Path) -> tuple[Secret, os.stat_result]:
     if not text or len(raw) > LARGEST_TOKEN_BYTES or not text.isascii() or not text.isprintable() or " " in text:
         message = f"{path}: must hold one token: printable ASCII without spaces, at most {LARGEST_TOKEN_BYTES} bytes"
         raise BearerFileError(message)
-    return Secret(text), status
+    return Secret(text)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A pipe would make the open wait for its writer.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class FileSource:
     """
-    The token in a file, read again when the file changes.
+    The token in a file, read again at each refresh: no time or size of a file tells surely that it did not change.
 
     While the file is missing or holds nothing usable, the last good token is kept until it expires.
     """
@@ -58,7 +67,8 @@ class FileSource:
         self._clock = clock
         self._lifetime = lifetime
         self._bearer: Bearer | None = None
-        self._seen: tuple[int, int, int, int] | None = None
+        self._problem = ""
+        self._reading = asyncio.Lock()
 
     def current(self) -> Bearer | None:
         """Return what was last read."""
@@ -66,39 +76,32 @@ class FileSource:
 
     async def refresh(self) -> Bearer:
         """
-        Read the file if it changed since the last time.
+        Read the file.
 
         Raises:
             IssuerDownError: there is no usable token in it and none that was read before lives on.
         """
-        try:
-            await asyncio.to_thread(self._read_if_changed)
-        except BearerFileError as error:
-            if self._bearer is None or not self._bearer.is_live(self._clock.now()):
-                raise IssuerDownError(note=str(error)) from error
+        # One at a time, so that what was read later is never replaced by what was read before.
+        async with self._reading:
+            problem = ""
+            try:
+                self._take(await asyncio.to_thread(read_token, self._path))
+            except BearerFileError as error:
+                problem = str(error)
+            if problem and problem != self._problem:
+                _LOG.warning("bearer_file_unusable", problem=problem)
+            self._problem = problem
         if self._bearer is None or not self._bearer.is_live(self._clock.now()):
-            raise IssuerDownError(note=f"{self._path}: the token in it has expired and was not renewed")
+            raise IssuerDownError(note=problem or f"{self._path}: the token in it has expired and was not renewed")
         return self._bearer
 
-    def _read_if_changed(self) -> None:
-        try:
-            status = self._path.stat()
-        except OSError as error:
-            message = f"{self._path}: cannot be read: {error.strerror}"
-            raise BearerFileError(message) from error
-        # A mounted secret changes by swapping a link, a rename changes the inode, a rewrite the times or the size.
-        if self._seen == _identity_of(status):
+    def _take(self, token: Secret) -> None:
+        if self._bearer is not None and self._bearer.token == token:
             return
-        token, status = read_token(self._path)
-        expiry = unverified_expire_time(token)
-        if expiry is None and self._lifetime is not None:
-            expiry = self._clock.now() + self._lifetime
-        self._seen = _identity_of(status)
-        self._bearer = Bearer(token, expiry)
+        expire_time = unverified_expire_time(token)
+        if expire_time is None and self._lifetime is not None:
+            expire_time = self._clock.now() + self._lifetime
+        self._bearer = Bearer(token, expire_time)
 
     async def close(self) -> None:
         """Nothing is held."""
-
-
-def _identity_of(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
