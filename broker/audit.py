@@ -74,8 +74,12 @@ class AuditLog:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._syncing
         if self._file is not None:
-            self.flush_repeats(force=True)
-            await asyncio.to_thread(os.fsync, self._file)
+            try:
+                self.flush_repeats(force=True)
+                await asyncio.to_thread(os.fsync, self._file)
+            except (AuditDownError, OSError):
+                # Nobody is answered any more, so nothing can be refused: the operator is told what is missing.
+                _LOG.error("audit_not_completed", repeats_lost=sum(self._repeats.values()))
             os.close(self._file)
             self._file = None
 
@@ -98,13 +102,20 @@ class AuditLog:
         self._repeats[grant] = 0
 
     def flush_repeats(self, *, force: bool = False) -> None:
-        """Write the counts of the second that is over; the upkeep calls this so that they do not wait for a call."""
+        """
+        Write the counts of the second that is over; the upkeep calls this so that they do not wait for a call.
+
+        Raises:
+            AuditDownError: they could not be written; they are kept and tried again.
+        """
         if not self._repeats or (not force and int(self._clock.now()) == self._second):
             return
-        repeats, self._repeats = self._repeats, {}
-        for grant, count in repeats.items():
+        while self._repeats:
+            grant, count = next(iter(self._repeats.items()))
             if count:
                 self._write("grant_repeated", {"repeats": count, "second": self._second, **_fields(grant)})
+            # Only now: a count that could not be written is tried again.
+            del self._repeats[grant]
 
     def record(self, event: str, **fields: str | int | bool | None) -> None:
         """
