@@ -47,7 +47,7 @@ def _redacted(value: object) -> object:
         case list() | tuple() | set() | frozenset():
             return [_redacted(item) for item in value]
         case dict():
-            return {str(key): _redacted(item) for key, item in value.items()}
+            return {redact(str(key)): _redacted(item) for key, item in value.items()}
         case _:
             return f"<{type(value).__name__}>"
 
@@ -64,6 +64,8 @@ def _exception_without_locals(_logger: object, _method: str, event: EventDict) -
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]
+    if isinstance(error, tuple):  # how the standard library hands it on
+        error = error[1]
     if isinstance(error, BaseException):
         causes = []
         while error is not None:
