@@ -1,18 +1,39 @@
-"""Clocks for tests of what happens later."""
+"""A clock that stands still until a test sets it."""
 
-from broker.clock import SystemClock
+import asyncio
+
+from broker.clock import Clock
 
 
-class WallClock(SystemClock):
+class SetClock(Clock):
     """
-    The machine's clock, whose wall time can be moved; monotonic time and waiting stay the machine's.
+    Wall and monotonic time as they were last set; waits return at once, after others had their turn.
 
-    Leases, tombstones and the ends of credentials go by the wall clock.
+    Attributes:
+        wall: what `now` returns.
+        steady: what `monotonic` returns.
+        slept: what was waited for.
     """
 
-    def __init__(self) -> None:
-        self.ahead = 0.0
+    def __init__(self, wall: float, steady: float = 1000.0) -> None:
+        self.wall = wall
+        self.steady = steady
+        self.slept: list[float] = []
+
+    def pass_(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self.wall += seconds
+        self.steady += seconds
 
     def now(self) -> float:
-        """Return the machine's wall clock plus how far this one is ahead."""
-        return super().now() + self.ahead
+        """Return the wall time that was set."""
+        return self.wall
+
+    def monotonic(self) -> float:
+        """Return the monotonic time that was set."""
+        return self.steady
+
+    async def sleep(self, seconds: float) -> None:
+        """Remember the wait; others get their turn."""
+        self.slept.append(seconds)
+        await asyncio.sleep(0)

@@ -67,7 +67,7 @@ def all_situations() -> Iterator[Situation]:
             )
 
 
-def reference(rule: ScopeRule, s: Situation) -> tuple[int, object]:
+def reference(rule: ScopeRule, s: Situation) -> tuple[int, object]:  # noqa: PLR0911 - one return a row, as in the table
     """
     Say which row of the table holds and what it gives, in words of its own.
 
