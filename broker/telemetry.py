@@ -28,6 +28,7 @@ _CREDENTIAL: Final = re.compile(
     r"|-----BEGIN [A-Z ]+-----.*",
     re.DOTALL,
 )
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_TEXT: Final = 2000
 
 
@@ -80,6 +81,12 @@ def _exception_without_locals(_logger: object, _method: str, event: EventDict) -
     return event
 
 
+def _on_one_line(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Escape what would break a line or steer a terminal; the renderer quotes every other text by itself."""
+    event["event"] = _CONTROL.sub(lambda found: repr(found[0])[1:-1], str(event.get("event", "")))
+    return event
+
+
 def configure_logging(level: str, style: str, stream: TextIO | None = None) -> None:
     """
     Send every event, of ours and of libraries, to `stream` (standard error), one a line.
@@ -99,6 +106,7 @@ def configure_logging(level: str, style: str, stream: TextIO | None = None) -> N
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _exception_without_locals,
         redact_event,
+        *([_on_one_line] if console else []),
     ]
     number = logging.getLevelName(level.upper())
     structlog.configure(
