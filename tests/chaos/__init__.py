@@ -1,0 +1,1 @@
+"""Random violence against real processes."""
