@@ -55,7 +55,7 @@ def failure(secret: str) -> Exception:
         int(secret)
     except ValueError as cause:
         try:
-            raise RuntimeError(f"cannot use {secret}") from cause
+            raise RuntimeError(f"cannot use {secret}") from cause  # noqa: TRY301 - the point is to catch it
         except RuntimeError as error:
             return error
     raise AssertionError("a secret is no number")
