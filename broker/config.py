@@ -5,6 +5,7 @@ An unknown key is a problem, never ignored; so is an environment variable `CREDE
 names no setting. Secrets never stand in the configuration: it names the files they are read from.
 """
 
+import contextlib
 import copy
 import difflib
 import ipaddress
@@ -48,10 +49,12 @@ def _listen_address(value: str) -> str:
             message = "a Unix socket is written unix:///absolute/path"
             raise ValueError(message)
         return f"unix:{path}"
-    host, separator, port = value.rpartition(":")
+    host, _, port = value.rpartition(":")
+    in_brackets = host.startswith("[") and host.endswith("]")
     try:
-        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-        valid = bool(separator) and 0 <= int(port) <= _LAST_PORT
+        address = ipaddress.ip_address(host[1:-1] if in_brackets else host)
+        valid = (address.version == 6) is in_brackets and port.isascii() and port.isdecimal()  # noqa: PLR2004
+        valid = valid and int(port) <= _LAST_PORT
     except ValueError:
         valid = False
     if not valid:
@@ -366,7 +369,8 @@ def load_config(
             raise StartupError(f"{path}: is not TOML: {error}") from error
     problems = _overlay_environment(values, environment)
     for section, settings in (overrides or {}).items():
-        values.setdefault(section, {}).update(settings)
+        if isinstance(values.setdefault(section, {}), dict):  # else it is told below
+            values[section].update(settings)
     if "dev" in values:
         problems.append("dev: is not a setting; dev mode is chosen on the command line")
         del values["dev"]
@@ -389,11 +393,9 @@ def _overlay_environment(values: dict[str, Any], environment: Mapping[str, str])
         *sections, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         value: Any = text
         if text[:1] in ("[", "{"):
-            try:
+            # What is neither a list nor a table is a text that begins like one: an IPv6 address.
+            with contextlib.suppress(tomllib.TOMLDecodeError):
                 value = tomllib.loads(f"value = {text}")["value"]
-            except tomllib.TOMLDecodeError as error:
-                problems.append(f"{variable}: is not a TOML list or table: {error}")
-                continue
         target = values
         for section in sections:
             target = target.setdefault(section, {})
@@ -413,38 +415,43 @@ def _explain(error: ValidationError) -> list[str]:
         if isinstance(cause, _ProblemsError):
             problems += cause.problems
         elif detail["type"] == "extra_forbidden":
-            problems.append(f"{place}: there is no such setting{_suggestion(detail['loc'])}")
+            suggestion = _suggestion(detail["loc"], is_table=isinstance(detail["input"], dict))
+            problems.append(f"{place}: there is no such setting{suggestion}")
         else:
             problems.append(f"{place}: {detail['msg'].removeprefix('Value error, ')}")
     return problems
 
 
 def _problems_of_the_rest(values: dict[str, Any], error: ValidationError, *, dev: bool) -> list[str]:
-    """Return what is wrong among the settings that `error` does not name: what must fit together is checked last."""
+    """Return what does not fit together among the settings that `error` does not name: that is looked at last."""
     rest = copy.deepcopy(values)
     for detail in error.errors(include_url=False):
-        table: Any = rest
-        parent, name = table, detail["loc"][-1]
-        for part in detail["loc"][:-1]:
-            inner = table.get(part)
-            if not isinstance(inner, dict):
-                break
-            table, parent, name = inner, table, part
-        else:
-            part = detail["loc"][-1]
-            if part not in table and len(detail["loc"]) > 1:
-                table, part = parent, name  # something is missing there: leave out what misses it
-        table.pop(part, None)
+        if not detail["loc"]:
+            return []  # it was looked at
+        _leave_out(rest, detail["loc"])
     try:
         Config(**rest, dev=dev)
     except ValidationError as second:
-        known = {str(detail["loc"]) for detail in error.errors(include_url=False)}
-        if not any(str(detail["loc"]) in known for detail in second.errors(include_url=False)):
-            return _explain(second)
+        causes = [detail.get("ctx", {}).get("error") for detail in second.errors(include_url=False)]
+        return [problem for cause in causes if isinstance(cause, _ProblemsError) for problem in cause.problems]
     return []
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
+def _leave_out(values: dict[str, Any], location: tuple[int | str, ...]) -> None:
+    """Remove the setting at `location`; where something is missing there, the table that misses it."""
+    way: list[tuple[dict[Any, Any], int | str]] = []
+    table: Any = values
+    for part in location:
+        if not isinstance(table, dict) or part not in table:
+            break
+        way.append((table, part))
+        table = table[part]
+    if way:
+        holder, key = way[-1]
+        del holder[key]
+
+
+def _suggestion(location: tuple[int | str, ...], *, is_table: bool) -> str:
     """Offer the setting that was probably meant."""
     model: Any = Config
     for part in location[:-1]:
@@ -458,5 +465,9 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
             ),
             model,
         )
-    close = difflib.get_close_matches(str(location[-1]), getattr(model, "model_fields", {}), n=1)
+    if is_table and model is ScopeSection:
+        name = ".".join(str(part) for part in location[1:])
+        return f'; the name of a scope is quoted: [scopes."{name}"]'
+    known = [name for name, field in getattr(model, "model_fields", {}).items() if not field.exclude]
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
