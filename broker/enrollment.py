@@ -310,21 +310,10 @@ class Enroller:
         identity = view.identity
         try:
             runtime_id = await self._ask_backend(view)
-            active = await self._store.write_identity(
-                replace(
-                    identity,
-                    agent_runtime_id=runtime_id,
-                    state=IdentityState.ACTIVE,
-                    state_reason="",
-                    update_time=self._clock.now(),
-                )
-            )
-        except errors.GenerationChangedError:
-            # Another process was quicker, or an operator changed it meanwhile: what stands in the store holds.
-            current = await self._store.identity(identity.id)
-            if current is None or current.state is not IdentityState.ACTIVE:
-                return errors.GenerationChangedError()
-            active = current
+            active = await self._keep_agent(identity, runtime_id)
+        except errors.GenerationChangedError as error:
+            # An operator ended the registration meanwhile: what stands in the store holds, and nothing is tried again.
+            return error
         except BrokerError as error:
             self._cool_down(identity, error)
             return error
@@ -336,6 +325,31 @@ class Enroller:
         self._snapshots.publish_identity(active)
         _LOG.info("agent_registered", identity=identity.name, backend=view.backend.name)
         return None
+
+    async def _keep_agent(self, identity: Identity, runtime_id: str) -> Identity:
+        """
+        Write down what the backend answered; a setting that was changed meanwhile stays as it was changed.
+
+        Raises:
+            GenerationChangedError: the identity was disabled or deleted meanwhile.
+        """
+        while True:
+            registered = replace(
+                identity,
+                agent_runtime_id=runtime_id,
+                state=IdentityState.ACTIVE,
+                state_reason="",
+                update_time=self._clock.now(),
+            )
+            try:
+                return await self._store.write_identity(registered)
+            except errors.GenerationChangedError:
+                current = await self._store.identity(identity.id)
+                if current is None or current.generation != identity.generation:
+                    raise
+                if current.state is IdentityState.ACTIVE:
+                    return current  # another process was quicker
+                identity = current
 
     async def _ask_backend(self, view: IdentityView) -> str:
         identity, api = view.identity, self._apis[view.backend.name]
