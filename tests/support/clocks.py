@@ -1,8 +1,8 @@
-"""A clock that stands still until a test sets it."""
+"""Clocks for tests of what happens later."""
 
 import asyncio
 
-from broker.clock import Clock
+from broker.clock import Clock, SystemClock
 
 
 class SetClock(Clock):
@@ -37,3 +37,18 @@ class SetClock(Clock):
         """Remember the wait; others get their turn."""
         self.slept.append(seconds)
         await asyncio.sleep(0)
+
+
+class WallClock(SystemClock):
+    """
+    The machine's clock, whose wall time can be moved; monotonic time and waiting stay the machine's.
+
+    Leases, tombstones and the ends of credentials go by the wall clock.
+    """
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def now(self) -> float:
+        """Return the machine's wall clock plus how far this one is ahead."""
+        return super().now() + self.ahead
