@@ -26,6 +26,7 @@ _LOG: Final = logger(__name__)
 _BEARER_SECONDS: Final = 1.0
 _RESUME_SECONDS: Final = 0.5
 _PREWARM_SECONDS: Final = 0.5
+_PRELOAD_SECONDS: Final = 0.5
 _AUDIT_SECONDS: Final = 0.5
 _PRUNE_SECONDS: Final = 60.0
 _PREWARM_PATIENCE: Final = 60.0
@@ -165,10 +166,18 @@ class Upkeep:
             pass
 
     async def _preload(self) -> None:
-        try:
-            await self._snapshots.preload_tasks()
-        except errors.StoreDownError:
-            _LOG.warning("preload_failed", reason=errors.StoreDownError.reason)
+        """Take every live task into memory, once; as often as it needs."""
+        failed = False
+        while True:
+            try:
+                await self._snapshots.preload_tasks()
+            except BrokerError as error:
+                if not failed:
+                    _LOG.warning("preload_failed", reason=error.reason)
+                failed = True
+                await self._clock.sleep(_PRELOAD_SECONDS)
+            else:
+                return
 
 
 def _wants_background(view: IdentityView) -> bool:
