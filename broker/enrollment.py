@@ -418,7 +418,7 @@ class Enroller:
         if identity is None:
             found = await self._read(order, backend)
             identity = await self._keep(order, backend, request, found)
-            if found.task_id is not None:
+            if identity.mode is Mode.AGENT and found.task_id is not None:
                 await self._adopt_task(identity, backend, found)
         return (await self._publish(identity)).identity
 
