@@ -24,7 +24,7 @@ MAX_FILE_BYTES: Final = 64 * 1024
 MAX_TOKEN_LENGTH: Final = 16 * 1024
 PERSONAL_ACCESS_TOKEN_PREFIX: Final = "at-"  # noqa: S105  -- a prefix, not a token
 
-_FILE: Final = "auth.json"
+_FILE: Final = "auth_json"
 _AUTH_CLAIMS: Final = "https://api.openai.com/auth"
 _PROFILE_CLAIMS: Final = "https://api.openai.com/profile"
 _JWT_PARTS: Final = 3

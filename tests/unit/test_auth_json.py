@@ -199,8 +199,8 @@ def test_the_stated_mode_decides_among_several() -> None:
 @pytest.mark.parametrize(
     ("members", "place"),
     [
-        ({}, "auth.json"),
-        ({"OPENAI_API_KEY": None, "tokens": None}, "auth.json"),
+        ({}, "auth_json"),
+        ({"OPENAI_API_KEY": None, "tokens": None}, "auth_json"),
         ({"OPENAI_API_KEY": "sk-canary", "tokens": tokens()}, "auth_mode"),
         ({"OPENAI_API_KEY": "sk-canary", "agent_identity": account_record()}, "auth_mode"),
         ({"personal_access_token": "at-canary", "agent_identity": account_record()}, "auth_mode"),
@@ -432,5 +432,5 @@ def test_what_is_no_such_file_is_refused(data: bytes) -> None:
     """Anything but one strict JSON object of at most 64 KiB is refused as a whole."""
     with pytest.raises(ImportInvalidError) as refused:
         parse_auth_json(data)
-    assert list(refused.value.violations) == ["auth.json"]
+    assert list(refused.value.violations) == ["auth_json"]
     assert "canary" not in f"{refused.value} {refused.value.__context__!r}"
