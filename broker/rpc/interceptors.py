@@ -11,11 +11,12 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from broker.clock import Clock
@@ -23,6 +24,7 @@ from broker.errors import (
     BrokerError,
     DeadlineTooShortError,
     DrainingError,
+    FieldInvalidError,
     GuardHeaderMissingError,
     InternalError,
     WarmingUpError,
@@ -35,14 +37,13 @@ GUARD_HEADER: Final = "x-credential-broker"
 GUARD_VALUE: Final = "1"
 REQUEST_ID_HEADER: Final = "x-request-id"
 SHORTEST_DEADLINE_SECONDS: Final = 0.05
-HEALTH_PREFIX: Final = "/grpc.health.v1.Health/"
-"""Health checks pass without the chain: probes cannot send metadata, and they cost and reveal nothing."""
+LOOK_SECONDS: Final = 0.05
+"""How often it is looked for calls whose time is over: by so much a call may outlive its deadline."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG: Final = logger(__name__)
 
 Context = aio.ServicerContext[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 
 
 class Call:
@@ -122,9 +123,12 @@ CHECKS: Final = (pass_gate, require_guard, prove_caller, bound_time)
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
-class Chain(aio.ServerInterceptor):
+class Chain:
     """
     The chain of one listener.
+
+    It wraps the handlers when a service is added, not each call: an interceptor of gRPC costs every call a coroutine and
+    a description of the call, and its methods registered one by one cost every call a look at all of them.
 
     Args:
         caller: who everybody is that reaches this listener.
@@ -141,26 +145,17 @@ class Chain(aio.ServerInterceptor):
         self.clock = clock
         self._metrics = metrics
         self._request_ids = _request_ids()
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._deadlines = _Deadlines(clock)
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Return the method's handler inside the chain; methods that do not exist stay UNIMPLEMENTED."""
-        path = handler_call_details.method
-        handler = self._handlers.get(path)
-        if handler is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            if not path.startswith(HEALTH_PREFIX):
-                handler = self._compose(path, handler)
-            self._handlers[path] = handler
-        return handler
+    def add_service(
+        self, add_to_server: Callable[[Any, aio.Server], None], servicer: object, server: aio.Server
+    ) -> None:
+        """Add a service with each of its handlers inside the chain; `add_to_server` is the generated function."""
+        add_to_server(servicer, cast("aio.Server", _Wrapping(server, self._compose)))
 
     def _compose(self, path: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
         coders = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _or_unreadable(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:
@@ -169,23 +164,26 @@ class Chain(aio.ServerInterceptor):
             stream = self._stream(path, "server_stream", handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(stream, **coders)
         if handler.stream_stream is not None:
-            stream = self._stream(path, "bidi_stream", handler.stream_stream)
+            stream = self._stream(path, "bidi_stream", _readable(handler.stream_stream))
             return grpc.stream_stream_rpc_method_handler(stream, **coders)
         message = f"{path}: no RPC of this API streams requests alone"
         raise AssertionError(message)
 
     def _unary(self, path: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         counts = _Counts(self._metrics, path, "unary")
+        deadlines = self._deadlines
 
         async def handle(request: Any, context: Context) -> Any:
             started = counts.begin()
+            self._in_flight += 1
             call = self._enter(context)
             code = grpc.StatusCode.CANCELLED
             try:
                 for check in CHECKS:
                     check(self, call, context)
-                async with asyncio.timeout(call.deadline - self.clock.monotonic()):
-                    response = await behaviour(request, context)
+                _require_readable(request)
+                deadlines.watch(call)
+                response = await behaviour(request, context)
                 code = grpc.StatusCode.OK
                 return response  # noqa: TRY300 - the last thing that can go wrong stands above
             except Exception as error:  # noqa: BLE001 - nothing may leave unmapped
@@ -193,9 +191,18 @@ class Chain(aio.ServerInterceptor):
                 code = code_of(outcome)
                 await self._abort(path, call, context, outcome, error)
             finally:
+                self._in_flight -= 1
+                if not self._in_flight:
+                    self._quiet.set()
                 counts.end(code, started)
 
         return handle
+
+    async def quiet(self) -> None:
+        """Wait until no unary call is in flight."""
+        while self._in_flight:
+            self._quiet.clear()
+            await self._quiet.wait()
 
     def _stream(self, path: str, kind: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         counts = _Counts(self._metrics, path, kind)
@@ -207,6 +214,7 @@ class Chain(aio.ServerInterceptor):
             try:
                 for check in CHECKS[:-1]:  # a stream lives as long as its connection may
                     check(self, call, context)
+                _require_readable(request)
                 async for response in behaviour(request, context):
                     yield response
                 code = grpc.StatusCode.OK
@@ -231,7 +239,9 @@ class Chain(aio.ServerInterceptor):
         _CURRENT.set(call)
         return call
 
-    async def _abort(self, path: str, call: Call, context: Context, outcome: BrokerError, cause: Exception) -> NoReturn:
+    async def _abort(
+        self, path: str, call: Call, context: Context, outcome: BrokerError, cause: BaseException
+    ) -> NoReturn:
         """Tell the caller the outcome and the log its cause; the level follows whose fault it is."""
         code = code_of(outcome)
         self._metrics.count(self._metrics.refusals, outcome.reason)
@@ -248,12 +258,106 @@ class Chain(aio.ServerInterceptor):
         await context.abort(code, outcome.text, ((DETAILS_KEY, status.SerializeToString()),))
 
 
+# --- requests that are no message of their method ---------------------------------------------------------------------
+#
+# gRPC reads a request before the handler is asked, and tells the caller the text of whatever is raised there. So
+# reading never raises: what cannot be read becomes this mark, which the chain refuses as it refuses everything else.
+
+_UNREADABLE: Final = object()
+
+
+def _or_unreadable(read: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if read is None:
+        return None
+
+    def read_or_mark(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read_or_mark
+
+
+def _require_readable(request: Any) -> None:
+    if request is _UNREADABLE:
+        raise FieldInvalidError(violations={"request": "is not a message of this method, or its text is not UTF-8"})
+
+
+def _readable(behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a behaviour that reads a stream of requests see only those that can be read."""
+
+    async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            _require_readable(request)
+            yield request
+
+    return lambda requests, context: behaviour(checked(requests), context)
+
+
 def _outcome(error: Exception) -> BrokerError:
     if isinstance(error, BrokerError):
         return error
-    if isinstance(error, TimeoutError):
-        return DeadlineTooShortError()
     return InternalError()
+
+
+class _Deadlines:
+    """
+    Ends calls whose time is over.
+
+    One look at all calls now and then instead of a timer for each: nearly all are over before the first look.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._running: dict[Call, asyncio.Task[Any] | None] = {}
+        self._cancelled: set[Call] = set()
+        self._looking = False
+
+    def watch(self, call: Call) -> None:
+        """Begin to watch the call that this task handles."""
+        self._running[call] = asyncio.current_task()
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def forget(self, call: Call) -> None:
+        """Stop watching a call that is over."""
+        self._running.pop(call, None)
+        self._cancelled.discard(call)
+
+    def has_cancelled(self, call: Call) -> bool:
+        """Say whether a call was cancelled here, and let its task go on to say so."""
+        if call not in self._cancelled:
+            return False
+        task = asyncio.current_task()
+        return task is None or task.uncancel() == 0
+
+    def _look(self) -> None:
+        now = self._clock.monotonic()
+        for call, task in self._running.items():
+            if call.deadline <= now and task is not None and call not in self._cancelled:
+                self._cancelled.add(call)
+                task.cancel()
+        self._looking = bool(self._running)
+        if self._looking:
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+
+class _Wrapping:
+    """Stands for a server while a service is added: takes the handlers by name and adds them composed."""
+
+    def __init__(self, server: aio.Server, compose: Callable[[str, Any], Any]) -> None:
+        self._server = server
+        self._compose = compose
+
+    def add_generic_rpc_handlers(self, generic_handlers: object) -> None:
+        """Ignored: the generated code hands the same handlers over by name as well."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add the handlers of a service."""
+        composed = {name: self._compose(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, composed),))
 
 
 def _request_ids() -> Iterator[str]:
@@ -274,10 +378,10 @@ class _Counts:
 
     def begin(self) -> float:
         """Count a call in and return when it began."""
-        self._started.inc()
+        self._started.value += 1
         return time.perf_counter()
 
     def end(self, code: grpc.StatusCode, started: float) -> None:
         """Count a call out."""
-        self._handled[code].inc()
+        self._handled[code].value += 1
         self._seconds.observe(time.perf_counter() - started)
