@@ -5,23 +5,26 @@ A misspelt channel argument is accepted silently by gRPC, so `CHANNEL_ARGUMENTS`
 test proves the effect of each.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from broker.errors import StartupError
 from broker.rpc.interceptors import Chain
@@ -31,6 +34,9 @@ _LOG: Final = logger(__name__)
 
 CALLER_SERVICE: Final = "credentialbroker.v1.CredentialBroker"
 ADMIN_SERVICE: Final = "credentialbroker.v1.BrokerAdmin"
+
+_LAST_ANSWERS_SECONDS: Final = 1.0
+"""How long the answers of calls that have ended may take to leave."""
 
 CHANNEL_ARGUMENTS: Final[Mapping[str, int]] = {
     # A second process must not bind the same port and take a share of the calls.
@@ -45,7 +51,10 @@ CHANNEL_ARGUMENTS: Final[Mapping[str, int]] = {
     "grpc.max_connection_age_grace_ms": 30_000,
     "grpc.max_connection_idle_ms": 300_000,
     "grpc.keepalive_time_ms": 60_000,
+    # A host that is gone acknowledges nothing: this bounds that, as the socket's TCP_USER_TIMEOUT.
     "grpc.keepalive_timeout_ms": 20_000,
+    # A program that hangs lets its host acknowledge and answers no ping: only this bounds that.
+    "grpc.http2.ping_timeout_ms": 20_000,
     "grpc.http2.min_ping_interval_without_data_ms": 30_000,
     "grpc.http2.max_ping_strikes": 2,
     "grpc.server_handshake_timeout_ms": 5_000,
@@ -102,19 +111,24 @@ class Listener:
         arguments: Mapping[str, int] | None = None,
     ) -> None:
         self._configured = tuple(addresses)
+        self._chain = chain
         self._tls = tls
         options = {**CHANNEL_ARGUMENTS, **(arguments or {})}
-        self.server: Final = aio.server(interceptors=(chain,), options=tuple(options.items()))
+        self.server: Final = aio.server(options=tuple(options.items()))
+        self._chain = chain
         self.health: Final = Health(*services)
+        # Outside the chain: probes cannot send metadata, and health checks cost and reveal nothing.
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.server)
         if reflection_on:
-            reflection.enable_server_reflection(
-                (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-                self.server,
-            )
+            names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+            self.add_service(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(names))
         self.addresses: tuple[str, ...] = ()
         """Where it listens, with the ports that the system chose; set by `start`."""
         self._sockets: list[Path] = []
+
+    def add_service(self, add_to_server: Callable[[Any, aio.Server], None], servicer: object) -> None:
+        """Serve a service, each of its calls inside the chain; `add_to_server` is the generated function."""
+        self._chain.add_service(add_to_server, servicer, self.server)
 
     async def start(self) -> None:
         """
@@ -161,8 +175,17 @@ class Listener:
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self, grace: float) -> None:
-        """Stop accepting, let accepted calls end within `grace` seconds, and remove the sockets."""
-        await self.server.stop(grace)
+        """
+        Stop accepting, let accepted calls end within `grace` seconds, and remove the sockets.
+
+        Streams that never end by themselves, such as a watch of health, are cut when the calls have ended.
+        """
+        ending = asyncio.ensure_future(self.server.stop(grace))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._chain.quiet()
+        await self.server.stop(min(grace, _LAST_ANSWERS_SECONDS))
+        await ending
         for path in self._sockets:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -210,6 +233,10 @@ def _tls_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
+_UNUSABLE: Final = (OSError, ValueError, TypeError, UnsupportedAlgorithm)
+"""What reading PEM files raises; a TypeError is a key with a password."""
+
+
 class TlsReader:
     """Reads TLS files, checks that they belong together, and notices when they change."""
 
@@ -227,7 +254,7 @@ class TlsReader:
         """
         try:
             return self._read()
-        except (OSError, ValueError) as error:
+        except _UNUSABLE as error:
             raise StartupError(f"listen.tls: {_tls_problem(error)}") from error
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
@@ -241,7 +268,7 @@ class TlsReader:
                 return None
             before = self._digest
             configuration = self._read()
-        except (OSError, ValueError) as error:
+        except _UNUSABLE as error:
             _LOG.warning("tls_files_unusable", problem=_tls_problem(error), kept="the ones read before")
             return None
         if self._digest == before:
@@ -272,7 +299,7 @@ class TlsReader:
         )
 
 
-def _tls_problem(error: OSError | ValueError) -> str:
+def _tls_problem(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: cannot be read: {error.strerror}"
     return str(error)
