@@ -73,16 +73,15 @@ class Broker:
         return sum(1 for _ in self.emulator.backend.ledger.entries(operation=operation))
 
 
-class _Guarded(
-    grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.StreamStreamClientInterceptor, grpc.aio.UnaryStreamClientInterceptor
-):
-    """Adds the guard metadata to every call."""
+class _Guarded(grpc.aio.UnaryUnaryClientInterceptor):
+    """Adds the guard metadata to every unary call."""
 
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return await continuation(_with_guard(details), request)
 
-    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await continuation(_with_guard(details), request)
+
+class _GuardedStream(grpc.aio.StreamStreamClientInterceptor):
+    """Adds it to streams; gRPC takes an object for one kind of call only, whatever it could intercept."""
 
     async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
         return await continuation(_with_guard(details), requests)
@@ -96,7 +95,8 @@ def _with_guard(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetai
 def guarded_channel(address: str, options: Mapping[str, Any] | None = None) -> grpc.aio.Channel:
     """Open a plaintext channel whose calls carry the guard metadata."""
     target = address if address.startswith("unix:") else f"ipv4:{address}"
-    return grpc.aio.insecure_channel(target, options=tuple((options or {}).items()), interceptors=(_Guarded(),))
+    interceptors = (_Guarded(), _GuardedStream())
+    return grpc.aio.insecure_channel(target, options=tuple((options or {}).items()), interceptors=interceptors)
 
 
 def dev_config(state_dir: Path, backend_url: str, **sections: Mapping[str, Any]) -> Config:
