@@ -18,7 +18,7 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], type[BrokerError], str]
     (fields.scope, ("Inference",), ScopeUnknownError, "scope"),
     (fields.scope, ("inference\n",), ScopeUnknownError, "scope"),
     (fields.scope, ("infer ence",), ScopeUnknownError, "scope"),
-    (fields.scope, ("ınference",), ScopeUnknownError, "scope"),
+    (fields.scope, ("\u0131nference",), ScopeUnknownError, "scope"),
     (fields.thread_id, ("x" * 257,), ThreadIdInvalidError, "thread_id"),
     (fields.thread_id, (" ",), ThreadIdInvalidError, "thread_id"),
     (fields.thread_id, (" x",), ThreadIdInvalidError, "thread_id"),
@@ -43,10 +43,7 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], type[BrokerError], str]
         (fields.token, (value, "t"), FieldInvalidError, "t")
         for value in ("", "a b", "Bearer x", "a\n", "x" * 16_385, "é")
     ],
-    *[
-        (fields.request_id, (value,), FieldInvalidError, "request_id")
-        for value in ("", "x" * 65, "a b", "a\n", "é")
-    ],
+    *[(fields.request_id, (value,), FieldInvalidError, "request_id") for value in ("", "x" * 65, "a b", "a\n", "é")],
     *[(fields.comment, (value,), FieldInvalidError, "comment") for value in ("x" * 257, "é" * 129, "a\nb", "\x1b[2J")],
     (fields.min_validity, (Duration(seconds=-1),), FieldInvalidError, "min_validity"),
     (fields.min_validity, (Duration(nanos=-1),), FieldInvalidError, "min_validity"),
