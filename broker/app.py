@@ -255,7 +255,7 @@ class Application:
         callers = CredentialBrokerServicer(
             authorizer=self.authorizer, tasks=tasks, page_tokens=page_tokens, clock=clock
         )
-        callers.serve_on(self._callers.server)
+        callers.serve_on(self._callers)
         self._admin = self._listener(
             config.listen.admin,
             Chain(
@@ -279,7 +279,7 @@ class Application:
             clock=clock,
             max_staleness=config.broker.max_staleness_seconds,
         )
-        operators.serve_on(self._admin.server)
+        operators.serve_on(self._admin)
         await self._bind()
         # 7. Serve.
         self.upkeep.start()

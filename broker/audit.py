@@ -42,6 +42,21 @@ class Grant:
     """Keyed hash that names the credential without revealing it: the connection tag."""
 
 
+class GrantLine:
+    """
+    The line of a grant, which equal grants share until its second is over.
+
+    `repeats` counts those after the first; it may grow only while `is_open`.
+    """
+
+    __slots__ = ("grant", "is_open", "repeats")
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+        self.is_open = True
+        self.repeats = 0
+
+
 class AuditLog:
     """The append-only audit file of one process."""
 
@@ -52,7 +67,7 @@ class AuditLog:
         self._file: int | None = None
         self._sequence = 0
         self._second = 0
-        self._repeats: dict[Grant, int] = {}
+        self._lines: dict[Grant, GrantLine] = {}
         self._unsynced = asyncio.Event()
         self._syncing: asyncio.Task[None] | None = None
         self._sync_failed = False
@@ -79,27 +94,30 @@ class AuditLog:
                 await asyncio.to_thread(os.fsync, self._file)
             except (AuditDownError, OSError):
                 # Nobody is answered any more, so nothing can be refused: the operator is told what is missing.
-                _LOG.error("audit_not_completed", repeats_lost=sum(self._repeats.values()))
+                _LOG.error("audit_not_completed", repeats_lost=sum(line.repeats for line in self._lines.values()))
             os.close(self._file)
             self._file = None
 
-    def grant(self, grant: Grant, request_id: str) -> None:
+    def grant(self, grant: Grant, request_id: str) -> GrantLine:
         """
-        Record one authorization before it is answered.
+        Record one authorization before it is answered, and return its line, which equal ones may share.
 
         Raises:
             AuditDownError: it could not be written; the authorization must not be handed out.
         """
         second = int(self._clock.now())
-        if second != self._second or len(self._repeats) >= _MOST_OPEN_GRANTS:
+        if second != self._second or len(self._lines) >= _MOST_OPEN_GRANTS:
             self.flush_repeats(force=True)
             self._second = second
-        repeats = self._repeats.get(grant)
-        if repeats is not None and not self._sync_failed:
-            self._repeats[grant] = repeats + 1
-            return
+        line = self._lines.get(grant)
+        if line is not None and line.is_open:
+            line.repeats += 1
+            return line
         self._write("grant", {"request_id": request_id, **_fields(grant)})
-        self._repeats[grant] = 0
+        if line is None:
+            line = self._lines[grant] = GrantLine(grant)
+        line.is_open = True
+        return line
 
     def flush_repeats(self, *, force: bool = False) -> None:
         """
@@ -108,14 +126,20 @@ class AuditLog:
         Raises:
             AuditDownError: they could not be written; they are kept and tried again.
         """
-        if not self._repeats or (not force and int(self._clock.now()) == self._second):
+        if not self._lines or (not force and int(self._clock.now()) == self._second):
             return
-        while self._repeats:
-            grant, count = next(iter(self._repeats.items()))
-            if count:
-                self._write("grant_repeated", {"repeats": count, "second": self._second, **_fields(grant)})
+        self._close_lines()
+        while self._lines:
+            grant, line = next(iter(self._lines.items()))
+            if line.repeats:
+                self._write("grant_repeated", {"repeats": line.repeats, "second": self._second, **_fields(grant)})
             # Only now: a count that could not be written is tried again.
-            del self._repeats[grant]
+            del self._lines[grant]
+
+    def _close_lines(self) -> None:
+        """Let no further grant share the lines there are: their second is over, or they may not be on the disk."""
+        for line in self._lines.values():
+            line.is_open = False
 
     def record(self, event: str, **fields: str | int | bool | None) -> None:
         """
@@ -161,6 +185,7 @@ class AuditLog:
                 await asyncio.to_thread(os.fdatasync, self._file or 0)
             except OSError as error:
                 self._sync_failed = True
+                self._close_lines()
                 _LOG.error("audit_sync_failed", errno=error.errno)
             await asyncio.sleep(SYNC_SECONDS / 2)
 

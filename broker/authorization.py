@@ -14,10 +14,10 @@ import random
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from broker import assertion, errors
-from broker.audit import AuditLog, Grant
+from broker.audit import AuditLog, Grant, GrantLine
 from broker.backend_api import BackendApi
 from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer
 from broker.clock import Clock
@@ -56,7 +56,7 @@ from broker.policy import (
 from broker.registration import Registrar
 from broker.scopes import ScopeRule, TaskNeed
 from broker.snapshots import IdentityView, Snapshots, TaskView
-from broker.telemetry import Metrics
+from broker.telemetry import Metrics, Tally
 
 ANSWER_MARGIN_SECONDS: Final = 0.1
 """How long before a caller's deadline a wait ends, so that the answer still reaches it."""
@@ -65,15 +65,14 @@ _MOST_ROUNDS: Final = 4
 _MOST_ANSWERS: Final = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorizationRequest:
-    """What a caller asks for; every field is checked in form already."""
+class AuthorizationRequest(NamedTuple):
+    """What a caller asks for, checked in form; an empty text stands for what it did not say."""
 
-    scope: ScopeName
-    thread_id: ThreadId | None
-    identity: IdentityName | None
-    target_url: str | None
-    expected_account_id: str | None
+    scope: str
+    thread_id: str = ""
+    identity: str = ""
+    target_url: str = ""
+    expected_account_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +85,25 @@ class Explanation:
     steps: tuple[Step, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    epoch: int
-    authorization: Authorization
-    grant: Grant
-    rule: ScopeRule
+class Answer:
+    """
+    An authorization that is handed out again to equal calls of its second.
+
+    `packed` is room for the edge to keep the answer as a message, so that it is packed once.
+    """
+
+    __slots__ = ("authorization", "epoch", "grant", "line", "min_lifetime", "packed", "tallies")
+
+    def __init__(
+        self, authorization: Authorization, grant: Grant, *, epoch: int, min_lifetime: float, tallies: tuple[Tally, ...]
+    ) -> None:
+        self.authorization = authorization
+        self.grant = grant
+        self.epoch = epoch
+        self.min_lifetime = min_lifetime
+        self.tallies = tallies
+        self.line: GrantLine | None = None
+        self.packed: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +154,35 @@ class Authorizer:
         self._revision_key = keyring.derive_mac_key("revision")
         self._tag_key = keyring.derive_mac_key("connection-tag")
         self._second = 0
-        self._answers: dict[tuple[str, AuthorizationRequest], _Answer] = {}
+        self._answers: dict[tuple[str, AuthorizationRequest], Answer] = {}
         self._signed: dict[tuple[IdentityId, int, str, int], str] = {}
         self._refreshes: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
         self._last_use: dict[IdentityId, float] = {}
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
+    def repeat(
+        self, caller: Caller, request: AuthorizationRequest, *, min_validity: float, request_id: str
+    ) -> Answer | None:
+        """
+        Answer a call like one that was answered in this second, None when there was none or anything changed since.
+
+        `request` need not be checked: only requests that were checked have been answered.
+
+        Raises:
+            AuditDownError: the grant could not be recorded.
+            MinValidityTooLongError: the authorization does not live that long.
+        """
+        self._tick()
+        answer = self._answers.get((caller.principal, request))
+        if answer is None or answer.epoch != self._snapshots.epoch:
+            return None
+        self._hand_out(answer, min_validity, request_id)
+        return answer
+
     async def authorize(
         self, caller: Caller, request: AuthorizationRequest, *, min_validity: float, deadline: float, request_id: str
-    ) -> Authorization:
+    ) -> Answer:
         """
         Answer one call.
 
@@ -165,20 +196,26 @@ class Authorizer:
         Raises:
             BrokerError: no header is handed out; the class says why.
         """
-        self._tick()
-        key = (caller.principal, request)
-        answer = self._answers.get(key)
-        if answer is None or answer.epoch != self._snapshots.epoch:
+        answer = self.repeat(caller, request, min_validity=min_validity, request_id=request_id)
+        if answer is None:
             answer = await self._work_out(caller, request, deadline)
             if len(self._answers) < _MOST_ANSWERS:
-                self._answers[key] = answer
-        authorization = answer.authorization
-        _require_validity(authorization, max(min_validity, answer.rule.min_lifetime or 0.0), self._clock.now())
-        self._audit.grant(answer.grant, request_id)
-        self._metrics.count_decision(
-            answer.rule.name, authorization.kind, authorization.reason, authorization.fallback_from
-        )
-        return authorization
+                self._answers[caller.principal, request] = answer
+            self._hand_out(answer, min_validity, request_id)
+        return answer
+
+    def _hand_out(self, answer: Answer, min_validity: float, request_id: str) -> None:
+        """Check the wanted validity, record the grant before it leaves, and count it."""
+        wanted = max(min_validity, answer.min_lifetime)
+        if wanted > 0:
+            _require_validity(answer.authorization, wanted, self._clock.now())
+        line = answer.line
+        if line is not None and line.is_open:
+            line.repeats += 1
+        else:
+            answer.line = self._audit.grant(answer.grant, request_id)
+        for tally in answer.tallies:
+            tally.value += 1
 
     def _tick(self) -> None:
         """Begin a new second if it has begun: nothing that was signed or answered in the one before is used again."""
@@ -188,8 +225,8 @@ class Authorizer:
             self._answers.clear()
             self._signed.clear()
 
-    async def _work_out(self, caller: Caller, request: AuthorizationRequest, deadline: float) -> _Answer:
-        rule = self.rule(request.scope)
+    async def _work_out(self, caller: Caller, request: AuthorizationRequest, deadline: float) -> Answer:
+        rule = self.rule(ScopeName(request.scope))
         thread_id = _task_thread(rule, request)
         wait_until = deadline - ANSWER_MARGIN_SECONDS
         found = _Found()
@@ -265,8 +302,8 @@ class Authorizer:
         return view
 
     def _view(self, caller: Caller, request: AuthorizationRequest) -> IdentityView:
-        view = self.view_of(request.identity, caller)
-        if request.expected_account_id is not None and request.expected_account_id != view.identity.account_id:
+        view = self.view_of(IdentityName(request.identity) if request.identity else None, caller)
+        if request.expected_account_id and request.expected_account_id != view.identity.account_id:
             raise errors.AccountMismatchError
         return view
 
@@ -308,7 +345,7 @@ class Authorizer:
             identity_state=identity.state,
             login_expired=identity.expire_time is not None and identity.expire_time <= now,
             mode=identity.mode,
-            target_allowed=request.target_url is None or backend.allows_target(request.target_url),
+            target_allowed=not request.target_url or backend.allows_target(request.target_url),
             assertions_enabled=backend.assertions_enabled and identity.assertions_enabled,
             route_takes_assertions=backend.profile.takes_assertions(rule.name),
             task=fact,
@@ -375,20 +412,29 @@ class Authorizer:
         rule: ScopeRule,
         view: IdentityView,
         authorization: Authorization,
-    ) -> _Answer:
+    ) -> Answer:
         self._last_use[view.identity.id] = self._clock.now()
         grant = Grant(
             principal=caller.principal,
             identity=view.identity.name,
             generation=view.identity.generation,
             scope=rule.name,
-            thread_id=request.thread_id or "",
+            thread_id=request.thread_id,
             kind=authorization.kind,
             reason=authorization.reason,
             fallback_from=authorization.fallback_from or "",
             credential=authorization.connection_tag,
         )
-        return _Answer(self._snapshots.epoch, authorization, grant, rule)
+        tallies = self._metrics.decision_tallies(
+            rule.name, authorization.kind, authorization.reason, authorization.fallback_from
+        )
+        return Answer(
+            authorization,
+            grant,
+            epoch=self._snapshots.epoch,
+            min_lifetime=rule.min_lifetime or 0.0,
+            tallies=tallies,
+        )
 
     def last_use(self, identity_id: IdentityId) -> float | None:
         """Return when an identity's credential was last handed out by this process."""
@@ -506,7 +552,7 @@ class Authorizer:
         Raises:
             BrokerError: the request is not valid, as for `authorize`.
         """
-        rule = self.rule(request.scope)
+        rule = self.rule(ScopeName(request.scope))
         thread_id = _task_thread(rule, request)
         view = self._view(caller, request)
         task = None
@@ -537,9 +583,9 @@ def _task_thread(rule: ScopeRule, request: AuthorizationRequest) -> ThreadId | N
     """Return the thread whose task the scope is signed for; a thread id that the scope does not need is ignored."""
     if rule.task is not TaskNeed.THREAD:
         return None
-    if request.thread_id is None:
+    if not request.thread_id:
         raise errors.ThreadIdRequiredError(violations={"thread_id": f"is needed for scope {rule.name}"})
-    return request.thread_id
+    return ThreadId(request.thread_id)
 
 
 def _task_fact(task: TaskView | None, now: float) -> TaskFact:
@@ -584,7 +630,7 @@ def _earliest(*times: float | None) -> float | None:
 
 
 def _require_validity(authorization: Authorization, min_validity: float, now: float) -> None:
-    if min_validity > 0 and authorization.expire_time - now < min_validity:
+    if authorization.expire_time - now < min_validity:
         raise errors.MinValidityTooLongError(
             metadata={"available_seconds": f"{max(0.0, authorization.expire_time - now):.0f}"}
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -48,8 +49,6 @@ class HttpListener:
         host, _, port = self._address.rpartition(":")
         configuration = uvicorn.Config(
             Starlette(routes=routes),
-            host=host.removeprefix("[").removesuffix("]"),
-            port=int(port),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -57,9 +56,11 @@ class HttpListener:
             timeout_keep_alive=5,
             limit_concurrency=64,
         )
+        literal = host.removeprefix("[").removesuffix("]")
+        family = socket.AF_INET6 if ":" in literal else socket.AF_INET
         try:
-            listening = configuration.bind_socket()
-        except (SystemExit, OSError):
+            listening = socket.create_server((literal, int(port)), family=family)
+        except OSError:
             raise StartupError(f"{self._address}: cannot be bound; is another program listening there?") from None
         self.address = f"{host}:{listening.getsockname()[1]}"
         self._server = _Server(configuration)

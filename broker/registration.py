@@ -168,6 +168,8 @@ class Registrar:
             trouble = self.trouble(view, thread_id)
             if trouble is not None:
                 raise trouble.outcome(retry_after=trouble.until - self._clock.monotonic())
+            # Clocks that are known to be too far apart need no claim to find out.
+            self._apis[view.backend.name].signing_time(self._clock.now())
             try:
                 outcome = await self._store.claim_task(
                     TaskClaim(
@@ -260,6 +262,10 @@ class Registrar:
         except OutboundFailure as failure:
             await self._give_back(view, upstream, answer_lost=failure.answer_lost)
             raise self._remember(view, upstream, failure) from failure
+        except errors.ClockSkewError:
+            # Nothing was asked, and whoever asks again is told the same until the clocks agree.
+            await self._give_back(view, upstream, answer_lost=False)
+            raise
         except BrokerError as error:
             await self._give_back(view, upstream, answer_lost=False)
             self._note(view, upstream, TaskFact.COOLING_DOWN, error)

@@ -125,7 +125,7 @@ class Upkeep:
             identity_id = view.identity.id
             if identity_id in self._prewarming or len(self._prewarming) >= _MOST_PREWARMS:
                 continue
-            if not _wants_background(view) or self._background_settled(view):
+            if not _wants_background(view, self._clock.now()) or self._background_settled(view):
                 continue
             if self._registrar.trouble(view, None) is None:
                 task = asyncio.create_task(self._prewarm_one(view), name="prewarm-one")
@@ -180,11 +180,12 @@ class Upkeep:
                 return
 
 
-def _wants_background(view: IdentityView) -> bool:
+def _wants_background(view: IdentityView, now: float) -> bool:
     identity = view.identity
     return (
         identity.mode is Mode.AGENT
         and identity.state is IdentityState.ACTIVE
+        and (identity.expire_time is None or now < identity.expire_time)
         and identity.assertions_enabled
         and view.backend.assertions_enabled
         and view.trouble is None

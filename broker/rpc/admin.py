@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
-import grpc.aio
 from credentialbroker.v1 import broker_admin_pb2 as pb2
 from credentialbroker.v1 import broker_admin_pb2_grpc
 from credentialbroker.v1 import credential_broker_pb2 as caller_pb2
@@ -20,6 +19,7 @@ from broker.model import Identity, IdentityState, Mode, Secret, Task, TaskState
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Context, Gate, current_call
 from broker.rpc.pages import PageTokens
+from broker.rpc.server import Listener
 from broker.snapshots import Snapshots
 from broker.store import Store
 from broker.tasks import TaskKeeper
@@ -66,9 +66,9 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         self._start_wall = clock.now()
         self._start = clock.monotonic()
 
-    def serve_on(self, server: grpc.aio.Server) -> None:
-        """Answer the service's calls on a server that has not started."""
-        broker_admin_pb2_grpc.add_BrokerAdminServicer_to_server(self, server)
+    def serve_on(self, listener: Listener) -> None:
+        """Add this service to a listener."""
+        listener.add_service(broker_admin_pb2_grpc.add_BrokerAdminServicer_to_server, self)
 
     # --- making identities --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ who calls is proven before anything that depends on it; the deadline is last, wh
 
 import asyncio
 import itertools
+import math
 import re
 import secrets
 import time
@@ -57,7 +58,7 @@ class Call:
         """Whether it carries the guard header."""
         self.caller: Caller
         """Who calls; set by `prove_caller`."""
-        self.deadline: float
+        self.deadline = math.inf
         """When the answer must be out, on the chain's clock; set by `bound_time`."""
 
 
@@ -127,8 +128,8 @@ class Chain:
     """
     The chain of one listener.
 
-    It wraps the handlers when a service is added, not each call: an interceptor of gRPC costs every call a coroutine and
-    a description of the call, and its methods registered one by one cost every call a look at all of them.
+    It wraps the handlers when a service is added, not each call: an interceptor of gRPC costs every call a coroutine
+    and a description of the call, and methods that are registered one by one cost every call a look at all of them.
 
     Args:
         caller: who everybody is that reaches this listener.
@@ -145,7 +146,7 @@ class Chain:
         self.clock = clock
         self._metrics = metrics
         self._request_ids = _request_ids()
-        self._deadlines = _Deadlines(clock)
+        self._running = _Running(clock)
 
     def add_service(
         self, add_to_server: Callable[[Any, aio.Server], None], servicer: object, server: aio.Server
@@ -171,38 +172,35 @@ class Chain:
 
     def _unary(self, path: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         counts = _Counts(self._metrics, path, "unary")
-        deadlines = self._deadlines
+        running = self._running
 
         async def handle(request: Any, context: Context) -> Any:
             started = counts.begin()
-            self._in_flight += 1
             call = self._enter(context)
             code = grpc.StatusCode.CANCELLED
+            running.begin(call)
             try:
                 for check in CHECKS:
                     check(self, call, context)
                 _require_readable(request)
-                deadlines.watch(call)
                 response = await behaviour(request, context)
                 code = grpc.StatusCode.OK
                 return response  # noqa: TRY300 - the last thing that can go wrong stands above
-            except Exception as error:  # noqa: BLE001 - nothing may leave unmapped
-                outcome = _outcome(error)
+            except (Exception, asyncio.CancelledError) as error:  # nothing may leave unmapped
+                outcome = _outcome(error, time_is_over=running.has_ended(call))
+                if outcome is None:
+                    raise  # the caller gave up
                 code = code_of(outcome)
                 await self._abort(path, call, context, outcome, error)
             finally:
-                self._in_flight -= 1
-                if not self._in_flight:
-                    self._quiet.set()
+                running.end(call)
                 counts.end(code, started)
 
         return handle
 
     async def quiet(self) -> None:
         """Wait until no unary call is in flight."""
-        while self._in_flight:
-            self._quiet.clear()
-            await self._quiet.wait()
+        await self._running.quiet()
 
     def _stream(self, path: str, kind: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         counts = _Counts(self._metrics, path, kind)
@@ -218,8 +216,10 @@ class Chain:
                 async for response in behaviour(request, context):
                     yield response
                 code = grpc.StatusCode.OK
-            except Exception as error:  # noqa: BLE001 - nothing may leave unmapped
-                outcome = _outcome(error)
+            except (Exception, asyncio.CancelledError) as error:  # nothing may leave unmapped
+                outcome = _outcome(error, time_is_over=False)
+                if outcome is None:
+                    raise  # the caller gave up
                 code = code_of(outcome)
                 await self._abort(path, call, context, outcome, error)
             finally:
@@ -295,51 +295,63 @@ def _readable(behaviour: Callable[..., Any]) -> Callable[..., Any]:
     return lambda requests, context: behaviour(checked(requests), context)
 
 
-def _outcome(error: Exception) -> BrokerError:
+def _outcome(error: BaseException, *, time_is_over: bool) -> BrokerError | None:
+    """Return what a caller is told; None when it is not there any more to be told."""
     if isinstance(error, BrokerError):
         return error
+    if isinstance(error, asyncio.CancelledError):
+        return DeadlineTooShortError() if time_is_over else None
     return InternalError()
 
 
-class _Deadlines:
+class _Running:
     """
-    Ends calls whose time is over.
+    The unary calls in flight, and the end of those whose time is over.
 
-    One look at all calls now and then instead of a timer for each: nearly all are over before the first look.
+    One look at all of them now and then instead of a timer for each: nearly all are over before the first look.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._running: dict[Call, asyncio.Task[Any] | None] = {}
-        self._cancelled: set[Call] = set()
+        self._tasks: dict[Call, asyncio.Task[Any] | None] = {}
+        self._ended: set[Call] = set()
         self._looking = False
+        self._quiet = asyncio.Event()
 
-    def watch(self, call: Call) -> None:
-        """Begin to watch the call that this task handles."""
-        self._running[call] = asyncio.current_task()
+    def begin(self, call: Call) -> None:
+        """Count in the call that this task handles."""
+        self._tasks[call] = asyncio.current_task()
         if not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
-    def forget(self, call: Call) -> None:
-        """Stop watching a call that is over."""
-        self._running.pop(call, None)
-        self._cancelled.discard(call)
+    def end(self, call: Call) -> None:
+        """Count out a call that is over."""
+        del self._tasks[call]
+        self._ended.discard(call)
+        if not self._tasks:
+            self._quiet.set()
 
-    def has_cancelled(self, call: Call) -> bool:
-        """Say whether a call was cancelled here, and let its task go on to say so."""
-        if call not in self._cancelled:
+    def has_ended(self, call: Call) -> bool:
+        """Say whether it was its time that ended a call, and let its task go on to say so."""
+        if call not in self._ended:
             return False
-        task = asyncio.current_task()
-        return task is None or task.uncancel() == 0
+        task = self._tasks[call]
+        return task is not None and task.uncancel() == 0
+
+    async def quiet(self) -> None:
+        """Wait until no call is in flight."""
+        while self._tasks:
+            self._quiet.clear()
+            await self._quiet.wait()
 
     def _look(self) -> None:
         now = self._clock.monotonic()
-        for call, task in self._running.items():
-            if call.deadline <= now and task is not None and call not in self._cancelled:
-                self._cancelled.add(call)
+        for call, task in self._tasks.items():
+            if call.deadline <= now and task is not None and call not in self._ended:
+                self._ended.add(call)
                 task.cancel()
-        self._looking = bool(self._running)
+        self._looking = bool(self._tasks)
         if self._looking:
             asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 

@@ -24,7 +24,6 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from broker.errors import StartupError
 from broker.rpc.interceptors import Chain
@@ -115,13 +114,14 @@ class Listener:
         self._tls = tls
         options = {**CHANNEL_ARGUMENTS, **(arguments or {})}
         self.server: Final = aio.server(options=tuple(options.items()))
-        self._chain = chain
         self.health: Final = Health(*services)
         # Outside the chain: probes cannot send metadata, and health checks cost and reveal nothing.
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.server)
         if reflection_on:
             names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-            self.add_service(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(names))
+            self.add_service(
+                reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflection.aio.ReflectionServicer(names)
+            )
         self.addresses: tuple[str, ...] = ()
         """Where it listens, with the ports that the system chose; set by `start`."""
         self._sockets: list[Path] = []

@@ -1,22 +1,18 @@
 """The callers' service: unpacks, asks, packs."""
 
 from collections.abc import AsyncIterator
-from typing import Final
 
-import grpc.aio
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.v1 import credential_broker_pb2_grpc
 
 from broker import errors
-from broker.authorization import AuthorizationRequest, Authorizer
+from broker.authorization import Answer, AuthorizationRequest, Authorizer
 from broker.clock import Clock
-from broker.model import Authorization
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Context, current_call
 from broker.rpc.pages import PageTokens
+from broker.rpc.server import Listener
 from broker.tasks import TaskKeeper
-
-_MOST_MESSAGES: Final = 20_000
 
 
 class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServicer):
@@ -27,37 +23,37 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
         self._tasks = tasks
         self._page_tokens = page_tokens
         self._clock = clock
-        self._messages: dict[Authorization, pb2.GetAuthorizationResponse] = {}
 
-    def serve_on(self, server: grpc.aio.Server) -> None:
-        """Answer the service's calls on a server that has not started."""
-        credential_broker_pb2_grpc.add_CredentialBrokerServicer_to_server(self, server)
+    def serve_on(self, listener: Listener) -> None:
+        """Add this service to a listener."""
+        listener.add_service(credential_broker_pb2_grpc.add_CredentialBrokerServicer_to_server, self)
 
     async def GetAuthorization(
         self, request: pb2.GetAuthorizationRequest, context: Context
     ) -> pb2.GetAuthorizationResponse:
         """Hand out headers."""
         call = current_call()
-        authorization = await self._authorizer.authorize(
+        asked = AuthorizationRequest(
+            request.scope, request.thread_id, request.identity, request.target_url, request.expected_account_id
+        )
+        min_validity = fields.min_validity(request.min_validity) if request.HasField("min_validity") else 0.0
+        answer = self._authorizer.repeat(
+            call.caller, asked, min_validity=min_validity, request_id=call.request_id
+        ) or await self._authorizer.authorize(
             call.caller,
-            _authorization_request(request),
-            min_validity=fields.min_validity(request.min_validity) if request.HasField("min_validity") else 0.0,
+            _checked(asked),
+            min_validity=min_validity,
             deadline=call.deadline,
             request_id=call.request_id,
         )
-        return self._answer(authorization)
+        return self._pack(answer)
 
-    def _answer(self, authorization: Authorization) -> pb2.GetAuthorizationResponse:
-        """Pack an authorization; the message of one that is handed out again is copied, not built."""
-        template = self._messages.get(authorization)
-        if template is None:
-            if len(self._messages) >= _MOST_MESSAGES:
-                self._messages.clear()
-            template = self._messages[authorization] = pb2.GetAuthorizationResponse(
-                authorization=messages.authorization(authorization)
-            )
+    def _pack(self, answer: Answer) -> pb2.GetAuthorizationResponse:
+        """Pack an answer; the message of one that is handed out again is copied, not built."""
+        if answer.packed is None:
+            answer.packed = pb2.GetAuthorizationResponse(authorization=messages.authorization(answer.authorization))
         response = pb2.GetAuthorizationResponse()
-        response.CopyFrom(template)
+        response.CopyFrom(answer.packed)
         now = self._clock.now()
         server_time = response.authorization.server_time
         server_time.seconds = int(now)
@@ -103,7 +99,10 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
         self, request: pb2.ExplainAuthorizationRequest, context: Context
     ) -> pb2.ExplainAuthorizationResponse:
         """Say what would be decided, and why."""
-        explanation = await self._authorizer.explain(current_call().caller, _authorization_request(request))
+        asked = AuthorizationRequest(
+            request.scope, request.thread_id, request.identity, request.target_url, request.expected_account_id
+        )
+        explanation = await self._authorizer.explain(current_call().caller, _checked(asked))
         return messages.explanation(explanation)
 
     async def ListScopes(self, request: pb2.ListScopesRequest, context: Context) -> pb2.ListScopesResponse:
@@ -118,13 +117,11 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
         )
 
 
-def _authorization_request(
-    request: pb2.GetAuthorizationRequest | pb2.ExplainAuthorizationRequest,
-) -> AuthorizationRequest:
-    return AuthorizationRequest(
-        scope=fields.scope(request.scope),
-        thread_id=fields.thread_id(request.thread_id),
-        identity=fields.identity(request.identity),
-        target_url=fields.target_url(request.target_url),
-        expected_account_id=fields.id_text(request.expected_account_id, "expected_account_id"),
-    )
+def _checked(request: AuthorizationRequest) -> AuthorizationRequest:
+    """Return a request after checking the form of each of its fields."""
+    fields.scope(request.scope)
+    fields.thread_id(request.thread_id)
+    fields.identity(request.identity)
+    fields.target_url(request.target_url)
+    fields.id_text(request.expected_account_id, "expected_account_id")
+    return request
