@@ -12,29 +12,9 @@ import pytest
 from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 
-from broker.clock import Clock, SystemClock
 from tests.support.brokers import Broker, eventually, refused, running_broker, running_emulator
+from tests.support.clocks import JumpingClock
 from tests.support.stores import FaultyStore
-
-
-class JumpingClock(Clock):
-    """The machine's clock, which a test moves forward."""
-
-    def __init__(self) -> None:
-        self._real = SystemClock()
-        self.ahead = 0.0
-
-    def now(self) -> float:
-        """Return the wall clock, moved forward."""
-        return self._real.now() + self.ahead
-
-    def monotonic(self) -> float:
-        """Return the monotonic clock, moved forward."""
-        return self._real.monotonic() + self.ahead
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait on the machine's clock."""
-        await self._real.sleep(seconds)
 
 
 class Outage:

@@ -1,4 +1,4 @@
-"""Clocks for tests of what happens later."""
+"""Clocks that a test sets: one that stands still, one that jumps."""
 
 import asyncio
 
@@ -52,3 +52,28 @@ class WallClock(SystemClock):
     def now(self) -> float:
         """Return the machine's wall clock plus how far this one is ahead."""
         return super().now() + self.ahead
+
+
+class JumpingClock(Clock):
+    """
+    The machine's clock, which a test moves forward; waits take as long as they take.
+
+    Attributes:
+        ahead: seconds by which both times are ahead of the machine's.
+    """
+
+    def __init__(self) -> None:
+        self._real = SystemClock()
+        self.ahead = 0.0
+
+    def now(self) -> float:
+        """Return the wall clock, moved forward."""
+        return self._real.now() + self.ahead
+
+    def monotonic(self) -> float:
+        """Return the monotonic clock, moved forward."""
+        return self._real.monotonic() + self.ahead
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the machine's clock."""
+        await self._real.sleep(seconds)
