@@ -49,7 +49,7 @@ from broker.model import (
     TaskKind,
 )
 from broker.profiles import AgentAuth, upstream_key
-from broker.registration import Registrar, live_bearer
+from broker.registration import Registrar, fresher_bearer, live_bearer
 from broker.snapshots import (
     IdentityView,
     Snapshots,
@@ -68,7 +68,6 @@ REGISTRATION_SECONDS: Final = 50.0
 _FIRST_COOL_DOWN: Final = 1.0
 _LONGEST_COOL_DOWN: Final = 60.0
 _REFUSED_COOL_DOWN: Final = 300.0
-_UNAUTHORIZED: Final = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,12 +364,10 @@ class Enroller:
                 )
             except OutboundFailure as failure:
                 # A 401 first costs one refresh of the bearer; only a refused fresh one refuses the identity.
-                if failure.status == _UNAUTHORIZED and not last_try and view.bearers is not None:
-                    refreshed = await view.bearers.refresh()
-                    if refreshed.token != bearer.token:
-                        bearer = refreshed
-                        continue
-                raise failure.as_error() from failure
+                fresh = None if last_try else await fresher_bearer(view, bearer, failure)
+                if fresh is None:
+                    raise failure.as_error() from failure
+                bearer = fresh
         raise AssertionError  # pragma: no cover - the second try returns or raises
 
     def _cool_down(self, identity: Identity, error: BrokerError) -> None:

@@ -18,7 +18,8 @@ from broker.bearer import Bearer
 from broker.clock import Clock
 from broker.errors import BrokerError
 from broker.keyring import Keyring
-from broker.model import Identity, IdentityId, Secret, Task, TaskKind, ThreadId, UpstreamKey, UpstreamTask
+from broker.keys import SigningKey
+from broker.model import Identity, IdentityId, Task, TaskKind, ThreadId, UpstreamKey, UpstreamTask
 from broker.policy import TaskFact
 from broker.profiles import TaskAuth, upstream_key
 from broker.sealed_box import SealedTaskIdError, open_task_id
@@ -34,6 +35,7 @@ _REFUSAL_COOL_DOWN: Final = 60.0
 _LONGEST_REFUSAL_COOL_DOWN: Final = 3600.0
 _MOST_TROUBLES: Final = 100_000
 _LEASE_MARGIN: Final = 10.0
+_UNAUTHORIZED: Final = 401
 
 _FACTS: Final = {
     FailureKind.DOWN: TaskFact.COOLING_DOWN,
@@ -243,20 +245,13 @@ class Registrar:
             poll = min(poll * 2, _LONGEST_POLL)
 
     async def _ask_backend(self, view: IdentityView, task: Task, upstream: UpstreamTask) -> str:
-        identity, key, api = view.identity, view.key, self._apis[view.backend.name]
-        runtime_id = identity.agent_runtime_id
+        key, runtime_id = view.key, view.identity.agent_runtime_id
         if key is None or runtime_id is None:
             await self._store.release_claim(upstream, now=self._clock.now(), answer_lost=False)
             raise errors.RegistrationInProgressError(note="the agent itself is not registered yet", retry_after=1.0)
         answer_lost = False
         try:
-            answer = await api.register_task(
-                agent_runtime_id=runtime_id,
-                sign=lambda timestamp: assertion.registration_signature(key, runtime_id, timestamp),
-                external_task_ref=view.backend.profile.external_task_ref(task.kind, task.thread_id),
-                bearer=await self._biscuit_bearer(view),
-                deadline=self._clock.monotonic() + max(1.0, self._lease_seconds - _LEASE_MARGIN),
-            )
+            answer = await self._register_task(view, task, key, runtime_id)
             answer_lost = answer.answer_lost
             task_id = self._open(view, answer)
         except OutboundFailure as failure:
@@ -278,12 +273,26 @@ class Registrar:
             self._metrics.count(self._metrics.orphans, view.backend.name)
         return task_id
 
-    async def _biscuit_bearer(self, view: IdentityView) -> Secret | None:
-        if view.backend.profile.task_auth is not TaskAuth.BISCUIT:
-            return None
-        if view.bearers is None:
-            raise errors.BearerUnavailableError
-        return (await live_bearer(view, self._clock)).token
+    async def _register_task(self, view: IdentityView, task: Task, key: SigningKey, runtime_id: str) -> TaskAnswer:
+        """Ask once, and once more with a fresh bearer when the one that a biscuit was asked with is refused."""
+        deadline = self._clock.monotonic() + max(1.0, self._lease_seconds - _LEASE_MARGIN)
+        needs_bearer = view.backend.profile.task_auth is TaskAuth.BISCUIT
+        bearer = await live_bearer(view, self._clock) if needs_bearer else None
+        for last_try in (False, True):
+            try:
+                return await self._apis[view.backend.name].register_task(
+                    agent_runtime_id=runtime_id,
+                    sign=lambda timestamp: assertion.registration_signature(key, runtime_id, timestamp),
+                    external_task_ref=view.backend.profile.external_task_ref(task.kind, task.thread_id),
+                    bearer=None if bearer is None else bearer.token,
+                    deadline=deadline,
+                )
+            except OutboundFailure as failure:
+                fresh = None if last_try or bearer is None else await fresher_bearer(view, bearer, failure)
+                if fresh is None:
+                    raise
+                bearer = fresh
+        raise AssertionError  # pragma: no cover - the second try returns or raises
 
     def _open(self, view: IdentityView, answer: TaskAnswer) -> str:
         if not answer.sealed:
@@ -350,6 +359,20 @@ async def live_bearer(view: IdentityView, clock: Clock) -> Bearer:
     if bearer is None or not bearer.is_live(clock.now()):
         bearer = await view.bearers.refresh()
     return bearer
+
+
+async def fresher_bearer(view: IdentityView, refused: Bearer, failure: OutboundFailure) -> Bearer | None:
+    """
+    Return another bearer than the one that a backend refused with a 401; None when that was not it, or is all there is.
+
+    Raises:
+        IssuerDownError: it cannot be had now.
+        ReauthRequiredError: it cannot be had any more without a person.
+    """
+    if failure.status != _UNAUTHORIZED or view.bearers is None:
+        return None
+    bearer = await view.bearers.refresh()
+    return None if bearer.token == refused.token else bearer
 
 
 def _upstream_key(view: IdentityView, thread_id: ThreadId | None) -> UpstreamKey:
