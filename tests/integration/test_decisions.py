@@ -15,6 +15,7 @@ import structlog
 from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 
+from broker.bearer import Bearer
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.routing import Operation
 from tests.support.brokers import Broker, eventually, refused, running_broker, running_emulator
@@ -295,7 +296,13 @@ async def test_a_bearer_file_is_followed_and_its_end_is_kept(tmp_path: Path) -> 
             assert header(before) == f"Bearer {first}"
             second = renew()
             source = broker.app.upkeep._bearer_sources["vault"]
-            await eventually(lambda: source.current().token.reveal() == second)
+
+            def current() -> Bearer:
+                bearer = source.current()
+                assert bearer is not None
+                return bearer
+
+            await eventually(lambda: current().token.reveal() == second)
             clock.ahead += 1
             after = await broker.authorize("inference", "t")
             assert header(after) == f"Bearer {second}"
@@ -303,7 +310,7 @@ async def test_a_bearer_file_is_followed_and_its_end_is_kept(tmp_path: Path) -> 
             assert after.connection_tag == before.connection_tag
             # The file goes away and the token ends: nothing is handed out; a new one heals.
             token_file.unlink()
-            expire_time = source.current().expire_time
+            expire_time = current().expire_time
             assert expire_time is not None
             clock.ahead += expire_time - clock.now() - 10
             last = await broker.authorize("inference", "t")
@@ -313,7 +320,7 @@ async def test_a_bearer_file_is_followed_and_its_end_is_kept(tmp_path: Path) -> 
             assert (refusal.reason, bool(refusal.retry_seconds)) == ("ISSUER_DOWN", True)
             clock.ahead = 0
             renew()
-            await eventually(lambda: source.current().token.reveal() != second)
+            await eventually(lambda: current().token.reveal() != second)
             assert (await broker.authorize("inference", "t")).kind == BEARER
 
 

@@ -168,8 +168,12 @@ def test_the_level_holds_for_ours_and_libraries_stay_quieter() -> None:
 def test_a_fallback_is_counted_as_a_decision_and_as_a_fallback() -> None:
     """An answer counts once by kind and reason, and once more when it is weaker than the scope prefers."""
     metrics = Metrics()
-    metrics.count_decision("a", CredentialKind.AGENT_ASSERTION, DecisionReason.TASK_ASSERTION, None)
-    metrics.count_decision("b", CredentialKind.BEARER, DecisionReason.TASK_UNAVAILABLE, CredentialKind.AGENT_ASSERTION)
+    for scope, kind, reason, fallback_from in (
+        ("a", CredentialKind.AGENT_ASSERTION, DecisionReason.TASK_ASSERTION, None),
+        ("b", CredentialKind.BEARER, DecisionReason.TASK_UNAVAILABLE, CredentialKind.AGENT_ASSERTION),
+    ):
+        for tally in metrics.decision_tallies(scope, kind, reason, fallback_from):
+            tally.value += 1
     text = generate_latest(metrics.registry).decode()
     assert 'credential_broker_decisions_total{kind="AGENT_ASSERTION",reason="TASK_ASSERTION",scope="a"} 1.0' in text
     assert 'credential_broker_fallbacks_total{reason="TASK_UNAVAILABLE",scope="b"} 1.0' in text
@@ -178,9 +182,10 @@ def test_a_fallback_is_counted_as_a_decision_and_as_a_fallback() -> None:
 
 def test_no_metric_has_a_label_that_names_anybody() -> None:
     """Labels are few and come from closed sets: no identity, thread, principal or task."""
-    labels = {
-        name for metric in Metrics().registry.collect() for sample in metric.samples for name in sample.labels
-    } | {name for counter in vars(Metrics()).values() for name in getattr(counter, "_labelnames", ())}
+    metrics = Metrics()
+    labels = {name for metric in metrics.registry.collect() for sample in metric.samples for name in sample.labels}
+    labels |= {name for family in vars(metrics).values() for name in getattr(family, "label_names", ())}
+    assert "scope" in labels
     assert labels <= {
         "grpc_type",
         "grpc_service",
@@ -205,3 +210,29 @@ def test_two_brokers_in_one_process_count_apart() -> None:
     one.count(one.signatures)
     assert one.registry.get_sample_value("credential_broker_signatures_total") == 1
     assert other.registry.get_sample_value("credential_broker_signatures_total") == 0
+
+
+def test_a_counter_takes_as_many_labels_as_it_has() -> None:
+    """A count under too few labels is a defect that raises, not a series that nobody finds."""
+    metrics = Metrics()
+    with pytest.raises(ValueError, match="reason"):
+        metrics.count(metrics.refusals)
+    metrics.count(metrics.refusals, "STORE_DOWN")
+    assert metrics.registry.get_sample_value("credential_broker_refusals_total", {"reason": "STORE_DOWN"}) == 1
+
+
+def test_durations_are_cumulative() -> None:
+    """Each bucket counts all that took at most as long, a value on a bound included, and the last counts everything."""
+    metrics = Metrics()
+    method = ("unary", "service", "method")
+    for seconds in (0.0005, 0.0006, 0.3, 60.0):
+        metrics.rpc_seconds.labels(*method).observe(seconds)
+    labels = dict(zip(("grpc_type", "grpc_service", "grpc_method"), method, strict=True))
+    name = "grpc_server_handling_seconds"
+
+    def bucket(bound: str) -> float | None:
+        return metrics.registry.get_sample_value(f"{name}_bucket", {**labels, "le": bound})
+
+    assert [bucket(bound) for bound in ("0.0005", "0.001", "0.25", "0.5", "10.0", "+Inf")] == [1, 2, 2, 3, 3, 4]
+    assert metrics.registry.get_sample_value(f"{name}_count", labels) == 4
+    assert metrics.registry.get_sample_value(f"{name}_sum", labels) == pytest.approx(60.3011)
