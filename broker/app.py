@@ -54,6 +54,7 @@ _LOG: Final = logger(__name__)
 _SQLITE_PREFIX: Final = "sqlite:///"
 _UNREACHABLE: Final = 69
 KEYRING_FILE: Final = "keyring.json"
+_REFUSING_SECONDS: Final = 0.25
 
 
 class Application:
@@ -301,7 +302,7 @@ class Application:
             try:
                 await listener.start()
             except StartupError as error:
-                problems += error.problems
+                problems += [problem for problem in error.problems if problem not in problems]
             if isinstance(listener, Listener):
                 self._exits.push_async_callback(listener.stop, 0)
             else:
@@ -368,8 +369,10 @@ class Application:
         await self._callers.health.set(serving=False)
         await self._admin.health.set(serving=False)
         await self._clock.sleep(settings.drain_seconds)
-        # New calls on open connections are refused with DRAINING while accepted ones end.
+        # New calls on open connections are refused with DRAINING while accepted ones end. gRPC itself would tell a call
+        # that arrives in the moment in which it stops CANCELLED, which nobody retries, so callers learn of it before.
         self._gate.close()
+        await self._clock.sleep(min(settings.drain_seconds, _REFUSING_SECONDS))
         await asyncio.gather(
             self._callers.stop(settings.drain_grace_seconds), self._admin.stop(settings.drain_grace_seconds)
         )
