@@ -1,0 +1,460 @@
+"""The in-memory view over a real store: what enters, what may not, and how it follows what others write."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.backends import Backend
+from broker.bearer import Bearer
+from broker.bearer.static import StaticSource
+from broker.errors import RowCorruptError, StoreDownError
+from broker.keyring import Keyring
+from broker.keys import SigningKey
+from broker.model import (
+    Identity,
+    IdentityName,
+    IdentityState,
+    Secret,
+    StoredBearer,
+    Task,
+    TaskState,
+    ThreadId,
+    UpstreamKey,
+)
+from broker.profiles import DEFAULT_PROFILE, PRESETS
+from broker.snapshots import Snapshots, bearer_context, private_key_context, task_id_context
+from broker.store import Claimed
+from broker.telemetry import Metrics
+from tests.support.clocks import SetClock
+from tests.support.stores import (
+    NOW,
+    FaultyStore,
+    add_identity,
+    agent_identity,
+    bearer_identity,
+    sqlite_store,
+    task_claim,
+)
+
+BACKEND = Backend("codex", PRESETS[DEFAULT_PROFILE], frozenset(), assertions_enabled=True, allow_loopback_http=False)
+
+
+@dataclass
+class World:
+    """A store with a key ring, and as many views of it as a test wants."""
+
+    folder: Path
+    store: FaultyStore
+    keyring: Keyring
+    clock: SetClock
+
+    def snapshots(self, *, cached_threads: int = 100, **changes: Any) -> Snapshots:
+        """Make a view of the store, as another process would."""
+        fields: dict[str, Any] = {
+            "store": self.store,
+            "keyring": self.keyring,
+            "backends": {"codex": BACKEND},
+            "bearer_sources": {},
+            "clock": self.clock,
+            "metrics": Metrics(),
+            "cached_threads": cached_threads,
+        }
+        return Snapshots(**fields | changes)
+
+    async def add_agent(self, name: str = "agent", **changes: Any) -> Identity:
+        """Put an agent with a real sealed key into the store."""
+        key = SigningKey.from_seed(bytes(31) + bytes([len(name)]))
+        identity = agent_identity(name, public_key=key.ssh_public_key)
+        sealed = self.keyring.seal(key.to_pkcs8_der(), context=private_key_context(identity.id, identity.generation))
+        return await add_identity(self.store, replace(identity, sealed_private_key=sealed, **changes))
+
+    async def add_task(self, identity: Identity, thread: str | None, task_id: str = "upstream", **claim: Any) -> Task:
+        """Take a task from nothing to ACTIVE with a real sealed id."""
+        outcome = await self.store.claim_task(task_claim(identity, thread, **claim))
+        assert isinstance(outcome, Claimed)
+        assert outcome.task.upstream is not None
+        sealed = self.keyring.seal(task_id.encode(), context=task_id_context(outcome.task.upstream))
+        await self.store.complete_claim(outcome.task.upstream, sealed_task_id=sealed, now=NOW, expire_time=None)
+        task: Task | None = await self.store.task(identity.id, outcome.task.thread_id)
+        assert task is not None
+        return task
+
+    def damage(self, statement: str) -> None:
+        """Change the database behind everybody's back, past its own checks."""
+        with sqlite3.connect(self.folder / "broker.db") as connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            assert connection.execute(statement).rowcount == 1
+        connection.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """An empty store with a new key ring."""
+    keyring = Keyring.load_or_create(tmp_path / "keyring.json", may_create=True)
+    async with sqlite_store(tmp_path) as store:
+        yield World(tmp_path, FaultyStore(store), keyring, SetClock(NOW))
+
+
+async def test_warming_up_opens_what_is_stored(world: World) -> None:
+    """Each identity comes with its backend, its opened key, its bearer and its background task."""
+    agent = await world.add_agent()
+    await world.add_task(agent, None, "background-id")
+    bearer = bearer_identity()
+    sealed = world.keyring.seal(b"sk-token", context=bearer_context(bearer.id, 1))
+    await add_identity(world.store, bearer, bearer=sealed)
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    view = snapshots.named(IdentityName("agent"))
+    assert view is not None
+    assert view.key is not None
+    assert (view.key.ssh_public_key, view.backend, view.trouble) == (agent.public_key, BACKEND, None)
+    task = snapshots.task(agent, None)
+    assert task is not None
+    assert task.upstream_task_id == "background-id"
+    other = snapshots.named(IdentityName("bearer"))
+    assert other is not None
+    assert other.bearers is not None
+    assert other.bearers.current() == Bearer(Secret("sk-token"), None)
+    assert sorted(snapshots.usable_names()) == ["agent", "bearer"]
+    assert snapshots.confirmation.wall == NOW
+
+
+async def test_a_late_identity_does_not_bring_an_old_state_back(world: World) -> None:
+    """An answer of the store that was read before a write and arrives after it changes nothing."""
+    old = await world.add_agent()
+    new = await world.store.write_identity(replace(old, state=IdentityState.DISABLED))
+    snapshots = world.snapshots()
+    snapshots.publish_identity(new)
+    epoch = snapshots.epoch
+    assert snapshots.publish_identity(old).identity.state is IdentityState.DISABLED
+    found = snapshots.named(old.name)
+    assert found is not None
+    assert found.identity == new
+    assert snapshots.epoch == epoch
+
+
+async def test_a_late_task_does_not_bring_an_old_state_back(world: World) -> None:
+    """The same for a binding and for its upstream task."""
+    agent = await world.add_agent()
+    live = await world.add_task(agent, "thread")
+    ended = await world.store.end_task(agent.id, ThreadId("thread"), now=NOW, purge_time=NOW + 60)
+    snapshots = world.snapshots()
+    snapshots.publish_identity(agent)
+    snapshots.publish_task(ended)
+    snapshots.publish_task(live)
+    found = snapshots.task(agent, ThreadId("thread"))
+    assert found is not None
+    assert found.task.state is TaskState.ENDED
+    assert found.upstream_task_id is None
+
+
+async def test_a_load_that_was_overtaken_does_not_bring_an_old_state_back(world: World) -> None:
+    """A read that began before an end and is answered after it leaves the thread ended."""
+    agent = await world.add_agent()
+    live = await world.add_task(agent, "thread")
+    snapshots = world.snapshots()
+    snapshots.publish_identity(agent)
+    gate = world.store.hold("task")
+    loading = asyncio.create_task(snapshots.load_task(agent, ThreadId("thread")))
+    ended = await world.store.end_task(agent.id, ThreadId("thread"), now=NOW, purge_time=NOW + 60)
+    snapshots.publish_task(ended)
+    gate.set()
+    found = await loading
+    assert found is not None
+    assert found.task.state is TaskState.ENDED
+    assert live.version < found.task.version
+
+
+async def test_callers_of_one_thread_share_one_read(world: World) -> None:
+    """However many wait for a binding, the store is asked once; a failure is told to each as what it is."""
+    agent = await world.add_agent()
+    await world.add_task(agent, "thread")
+    snapshots = world.snapshots()
+    world.store.calls.clear()
+    found = await asyncio.gather(*(snapshots.load_task(agent, ThreadId("thread")) for _ in range(50)))
+    assert world.store.calls["task"] == 1
+    assert {view.upstream_task_id for view in found if view} == {"upstream"}
+    world.store.go_down()
+    failures = await asyncio.gather(
+        *(snapshots.load_task(agent, ThreadId("other")) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(failure) for failure in failures] == [StoreDownError] * 3
+    assert len({id(failure) for failure in failures}) == 3
+
+
+async def test_a_caller_that_gives_up_does_not_end_the_read(world: World) -> None:
+    """A cancelled wait leaves the others with their answer."""
+    agent = await world.add_agent()
+    await world.add_task(agent, "thread")
+    snapshots = world.snapshots()
+    gate = world.store.hold("task")
+    first, second = (asyncio.create_task(snapshots.load_task(agent, ThreadId("thread"))) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    assert await second is not None
+    assert first.cancelled()
+
+
+async def test_following_brings_what_others_wrote(world: World) -> None:
+    """New identities, changed ones, renewed bearers, ended threads and revoked upstream tasks arrive with one look."""
+    agent = await world.add_agent()
+    await world.add_task(agent, "one")
+    revoked = await world.add_task(agent, "two")
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    for thread in ("one", "two"):
+        await snapshots.load_task(agent, ThreadId(thread))
+    await world.store.end_task(agent.id, ThreadId("one"), now=NOW, purge_time=NOW + 60)
+    await world.store.revoke_task(revoked.id, now=NOW, purge_time=NOW + 60, include_sharing=True)
+    await world.store.write_identity(replace(agent, state=IdentityState.DISABLED))
+    await world.add_agent("newcomer")
+    world.clock.pass_(3)
+    await snapshots.follow()
+    changed = snapshots.named(agent.name)
+    assert changed is not None
+    assert changed.identity.state is IdentityState.DISABLED
+    assert snapshots.named(IdentityName("newcomer")) is not None
+    states = [snapshots.task(agent, ThreadId(thread)) for thread in ("one", "two")]
+    assert [view.task.state for view in states if view] == [TaskState.ENDED, TaskState.REVOKED]
+    assert snapshots.confirmation.wall == NOW + 3
+
+
+async def test_following_pages_through_many_changes(world: World) -> None:
+    """More changes than one answer holds are all taken in before the contact counts as confirmed."""
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    for number in range(7):
+        await world.add_agent(f"agent-{number}")
+    real = world.store.store.changes
+
+    async def few(after: int, *, limit: int = 1000) -> Any:
+        return await real(after, limit=2)
+
+    world.store.store.changes = few  # type: ignore[method-assign]
+    await snapshots.follow()
+    assert len(snapshots.usable_names()) == 7
+
+
+async def test_a_look_that_fails_is_not_a_contact(world: World) -> None:
+    """Without an answer nothing is confirmed, and what was missed arrives with the next look."""
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    await world.add_agent()
+    world.clock.pass_(3)
+    world.store.fail("identity")
+    with pytest.raises(StoreDownError):
+        await snapshots.follow()
+    assert snapshots.confirmation.wall == NOW
+    await snapshots.follow()
+    assert snapshots.usable_names() == ["agent"]
+    assert snapshots.confirmation.wall == NOW + 3
+
+
+async def test_a_database_put_back_in_time_is_read_anew(world: World, tmp_path: Path) -> None:
+    """What an older database does not have is gone from memory, and what it has in an older state has that again."""
+    agent = await world.add_agent()
+    await world.add_task(agent, "thread", "old-id")
+    backup = tmp_path / "backup.db"
+    with sqlite3.connect(world.folder / "broker.db") as live, sqlite3.connect(backup) as copy:
+        live.backup(copy)
+    live.close()
+    copy.close()
+    await world.add_agent("later")
+    await world.store.write_identity(replace(agent, state=IdentityState.DISABLED))
+    await world.store.end_task(agent.id, ThreadId("thread"), now=NOW, purge_time=NOW + 60)
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    await snapshots.load_task(agent, ThreadId("thread"))
+    with sqlite3.connect(backup) as copy, sqlite3.connect(world.folder / "broker.db") as live:
+        copy.backup(live)
+    live.close()
+    copy.close()
+    epoch = snapshots.epoch
+    await snapshots.follow()
+    assert snapshots.usable_names() == ["agent"]
+    found = snapshots.named(agent.name)
+    assert found is not None
+    assert found.identity.state is IdentityState.ACTIVE
+    task = snapshots.task(agent, ThreadId("thread"))
+    assert task is not None
+    assert task.upstream_task_id == "old-id"
+    assert snapshots.epoch > epoch
+
+
+async def test_an_identity_whose_row_cannot_be_read_is_known_by_its_name(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the start its name is told and kept, so that a call for it learns why; the others are there."""
+    await world.add_agent("bad")
+    await world.add_agent("good")
+    world.damage("UPDATE identities SET state = 'NONSENSE' WHERE name = 'bad'")
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    assert snapshots.is_unreadable(IdentityName("bad"))
+    assert sorted(snapshots.usable_names()) == ["bad", "good"]
+    assert snapshots.named(IdentityName("bad")) is None
+    printed = capsys.readouterr().out
+    assert "identity_unreadable" in printed
+    assert "bad" in printed
+
+
+async def test_rows_that_cannot_be_read_do_not_stop_the_following(world: World) -> None:
+    """A damaged identity, bearer and task are each their own trouble: the rest is followed and the store confirmed."""
+    bad = await world.add_agent("bad")
+    good = await world.add_agent("good")
+    await world.add_task(good, "thread")
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    await snapshots.load_task(good, ThreadId("thread"))
+    await world.store.write_identity(replace(bad, email="a@example.org"))
+    await world.store.end_task(good.id, ThreadId("thread"), now=NOW, purge_time=NOW + 60)
+    world.damage("UPDATE identities SET state = 'NONSENSE' WHERE name = 'bad'")
+    world.damage("UPDATE tasks SET state = 'NONSENSE' WHERE thread_id = 'thread'")
+    await world.add_agent("newcomer")
+    world.clock.pass_(3)
+    await snapshots.follow()
+    assert snapshots.confirmation.wall == NOW + 3
+    assert snapshots.named(IdentityName("newcomer")) is not None
+    view = snapshots.named(IdentityName("bad"))
+    assert view is not None
+    assert view.trouble is RowCorruptError
+    assert snapshots.task(good, ThreadId("thread")) is None
+    with pytest.raises(RowCorruptError):
+        await snapshots.load_task(good, ThreadId("thread"))
+
+
+@pytest.mark.parametrize("damage", ["key of another place", "other key than the row names", "no key", "no backend"])
+async def test_an_identity_that_does_not_open_has_a_trouble(world: World, damage: str) -> None:
+    """A key that is not the row's own, a missing one and a backend that is gone are told, not used."""
+    agent = await world.add_agent()
+    match damage:
+        case "key of another place":
+            changed = replace(agent, generation=agent.generation + 1)
+        case "other key than the row names":
+            changed = replace(agent, public_key=SigningKey.from_seed(bytes(32)).ssh_public_key)
+        case "no key":
+            changed = replace(agent, sealed_private_key=None)
+        case _:
+            changed = replace(agent, backend="gone")
+    view = world.snapshots().publish_identity(changed)
+    assert view.trouble is RowCorruptError
+    assert damage == "no backend" or view.key is None
+
+
+async def test_a_task_id_of_another_place_is_not_used(world: World) -> None:
+    """A sealed id copied from another identity's row does not open, and is not taken for a missing one."""
+    one, other = await world.add_agent("one"), await world.add_agent("other")
+    theirs = await world.add_task(other, "thread", "their-id", key="single")
+    ours = await world.add_task(one, "thread", "our-id", key="single")
+    assert ours.upstream is not None
+    assert theirs.upstream is not None
+    swapped = replace(ours, upstream=replace(ours.upstream, sealed_task_id=theirs.upstream.sealed_task_id))
+    snapshots = world.snapshots()
+    snapshots.publish_task(swapped)
+    view = snapshots.task(one, ThreadId("thread"))
+    assert view is not None
+    assert (view.upstream_task_id, view.is_unreadable) == (None, True)
+
+
+async def test_a_task_of_an_earlier_generation_is_not_used(world: World) -> None:
+    """After a bump of the generation the binding stands without the upstream task of before."""
+    agent = await world.add_agent()
+    snapshots = world.snapshots()
+    snapshots.publish_task(await world.add_task(agent, "thread"))
+    view = snapshots.task(replace(agent, generation=agent.generation + 1), ThreadId("thread"))
+    assert view is not None
+    assert (view.upstream, view.upstream_task_id) == (None, None)
+
+
+async def test_the_least_recently_used_threads_go_first(world: World) -> None:
+    """Memory has a ceiling for bindings and for upstream tasks; what is used stays."""
+    agent = await world.add_agent()
+    snapshots = world.snapshots(cached_threads=3)
+    for number in range(3):
+        snapshots.publish_task(await world.add_task(agent, f"thread-{number}"))
+    assert snapshots.task(agent, ThreadId("thread-0")) is not None
+    snapshots.publish_task(await world.add_task(agent, "thread-3"))
+    kept = [number for number in range(4) if snapshots.task(agent, ThreadId(f"thread-{number}")) is not None]
+    assert kept == [0, 2, 3]
+    assert len(snapshots._upstreams) == 3
+
+
+async def test_preloading_takes_live_tasks_up_to_the_ceiling(world: World) -> None:
+    """Live tasks are taken into memory without being asked for, ended ones not, and never more than are kept."""
+    agent = await world.add_agent()
+    for number in range(5):
+        await world.add_task(agent, f"thread-{number}")
+    await world.store.end_task(agent.id, ThreadId("thread-0"), now=NOW, purge_time=NOW + 60)
+    roomy, small = world.snapshots(), world.snapshots(cached_threads=2)
+    for snapshots in (roomy, small):
+        await snapshots.warm_up()
+        await snapshots.preload_tasks()
+    assert roomy.active_task_counts() == {agent.id: 4}
+    assert roomy.task(agent, ThreadId("thread-0")) is None
+    assert small.active_task_counts() == {agent.id: 2}
+
+
+async def test_a_deleted_identity_gives_its_name_away(world: World) -> None:
+    """While nobody took the name the deleted one answers to it; then the new one does, whatever arrives late."""
+    old = await world.add_agent()
+    snapshots = world.snapshots()
+    deleted = await world.store.write_identity(replace(old, state=IdentityState.DELETED))
+    snapshots.publish_identity(deleted)
+    assert snapshots.usable_names() == []
+    found = snapshots.named(old.name)
+    assert found is not None
+    assert found.identity.state is IdentityState.DELETED
+    new = await world.add_agent()
+    snapshots.publish_identity(new)
+    snapshots.publish_identity(deleted)
+    found = snapshots.named(old.name)
+    assert found is not None
+    assert found.identity.id == new.id
+
+
+async def test_a_bearer_is_named_without_being_shown(world: World) -> None:
+    """The version of a bearer is the same on every replica, another for another token, and not made from it alone."""
+    one, other = world.snapshots(), world.snapshots()
+    bearer = Bearer(Secret("sk-token"), None)
+    assert one.bearer_version(bearer) == other.bearer_version(bearer)
+    assert one.bearer_version(bearer) != one.bearer_version(Bearer(Secret("sk-other"), None))
+    stranger = Keyring.load_or_create(world.folder / "other.json", may_create=True)
+    assert world.snapshots(keyring=stranger).bearer_version(bearer) != one.bearer_version(bearer)
+
+
+async def test_a_stored_bearer_that_does_not_open_leaves_the_identity_without_one(world: World) -> None:
+    """The identity stays, and says that it has no bearer; a source that is no longer configured is the same."""
+    identity = bearer_identity()
+    snapshots = world.snapshots()
+    broken = StoredBearer(identity_id=identity.id, sealed=b"garbage", version=1)
+    assert snapshots.publish_identity(identity, broken).bearers is None
+    source = StaticSource(Bearer(Secret("sk"), None), world.clock)
+    named = bearer_identity("named", bearer_source="vault")
+    assert world.snapshots(bearer_sources={"vault": source}).publish_identity(named).bearers is source
+    assert world.snapshots().publish_identity(named).bearers is None
+
+
+async def test_upstream_tasks_shared_by_threads_change_for_all(world: World) -> None:
+    """Where one upstream task serves several threads, its end is seen by each."""
+    agent = await world.add_agent()
+    first = await world.add_task(agent, "one", key="single")
+    outcome = await world.store.claim_task(task_claim(agent, "two", key="single"))
+    snapshots = world.snapshots()
+    snapshots.publish_task(first)
+    snapshots.publish_task(outcome.task)
+    taken = await world.store.revoke_task(first.id, now=NOW, purge_time=NOW + 60, include_sharing=True)
+    snapshots.publish_task(taken[0])
+    view = snapshots.task(agent, ThreadId("two"))
+    assert view is not None
+    assert view.upstream is not None
+    assert (view.upstream.key, view.upstream.state, view.upstream_task_id) == (
+        UpstreamKey("single"),
+        TaskState.REVOKED,
+        None,
+    )
