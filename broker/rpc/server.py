@@ -176,16 +176,15 @@ class Listener:
 
     async def stop(self, grace: float) -> None:
         """
-        Stop accepting, let accepted calls end within `grace` seconds, and remove the sockets.
+        Let accepted calls end within `grace` seconds, stop, and remove the sockets; the gate keeps new calls out.
 
         Streams that never end by themselves, such as a watch of health, are cut when the calls have ended.
         """
-        ending = asyncio.ensure_future(self.server.stop(grace))
+        # gRPC is told to stop only once: told again while it stops, it crashes.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._chain.quiet()
         await self.server.stop(min(grace, _LAST_ANSWERS_SECONDS))
-        await ending
         for path in self._sockets:
             with contextlib.suppress(OSError):
                 path.unlink()
