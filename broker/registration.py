@@ -137,11 +137,15 @@ class Registrar:
             del self._troubles[key]
 
     async def drain(self, seconds: float) -> None:
-        """Let registrations that are under way end; what is not done by then is taken over when its lease ends."""
+        """Let registrations that are under way end; what is not done by then gives its claim back, for the next holder."""
         if self._jobs:
             await asyncio.wait(set(self._jobs.values()), timeout=seconds)
-        for job in list(self._jobs.values()):
+        left = set(self._jobs.values())
+        for job in left:
             job.cancel()
+        if left:
+            # The store must not be closed under them.
+            await asyncio.wait(left)
 
     # --- the job ------------------------------------------------------------------------------------------------------
 
