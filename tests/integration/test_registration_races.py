@@ -11,12 +11,12 @@ import pytest
 from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.v1 import credential_broker_pb2_grpc
-from prometheus_client import Counter
 
 from broker.emulator import EmulatorServer
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.routing import Operation
 from broker.model import IdentityName, TaskState, ThreadId, UpstreamTask
+from broker.telemetry import CounterFamily
 from tests.support.assertions import Assertion, assertion_of
 from tests.support.brokers import Broker, eventually, guarded_channel, refused, running_broker, running_emulator
 from tests.support.clocks import WallClock
@@ -38,7 +38,7 @@ def hang(emulator: EmulatorServer) -> str:
     return emulator.backend.faults.add(FaultRule(action=Action.HANG, operation=Operation.TASK_REGISTER)).rule_id
 
 
-def counted(counter: Counter) -> int:
+def counted(counter: CounterFamily) -> int:
     """Sum a counter over all its labels."""
     return sum(int(s.value) for family in counter.collect() for s in family.samples if s.name.endswith("_total"))
 

@@ -8,13 +8,13 @@ import grpc
 import pytest
 from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from credentialbroker.v1 import credential_broker_pb2 as pb2
-from prometheus_client import Counter
 
 from broker.emulator import EmulatorServer
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.routing import Operation
 from broker.model import IdentityName, IdentityState, TaskState, ThreadId
 from broker.store import Store
+from broker.telemetry import CounterFamily
 from tests.support.assertions import assertion_of
 from tests.support.brokers import Broker, eventually, refused, running_broker, running_emulator
 from tests.support.clocks import WallClock
@@ -36,7 +36,7 @@ def fault(emulator: EmulatorServer, action: Action, operation: Operation = Opera
     return emulator.backend.faults.add(FaultRule(action=action, operation=operation, **more)).rule_id
 
 
-def counted(counter: Counter) -> int:
+def counted(counter: CounterFamily) -> int:
     """Sum a counter over all its labels."""
     return sum(int(s.value) for family in counter.collect() for s in family.samples if s.name.endswith("_total"))
 

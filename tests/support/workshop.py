@@ -1,0 +1,157 @@
+"""Registrar and enroller with a real store, key ring and snapshots, and a backend that answers from a script."""
+
+import contextlib
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from broker.backend_api import FailureKind, OutboundFailure, TaskAnswer
+from broker.backends import Backend
+from broker.bearer.static import StaticSource
+from broker.enrollment import CreateOrder, Enroller, OwnBearer
+from broker.keyring import Keyring
+from broker.model import Identity, IdentityName, Mode, Secret
+from broker.origins import parse_origin
+from broker.profiles import DEFAULT_PROFILE, PRESETS
+from broker.registration import Registrar
+from broker.snapshots import IdentityView, Snapshots
+from broker.telemetry import Metrics
+from tests.support.clocks import SetClock
+from tests.support.stores import NOW, FaultyStore, sqlite_store
+
+LEASE: Final = 45.0
+Step = TaskAnswer | str | BaseException | Callable[[], Awaitable[Any]]
+
+
+def plain(task_id: str) -> TaskAnswer:
+    """Return a backend's answer with a task id as it is."""
+    return TaskAnswer(task_id, sealed=False, answer_lost=False)
+
+
+def failure(kind: FailureKind, **more: Any) -> OutboundFailure:
+    """Return how an exchange with the backend ended."""
+    return OutboundFailure(kind, "register_task", "as the script says", **more)
+
+
+class ScriptedApi:
+    """
+    Stands for a `BackendApi`: each registration takes the next step of its script, and repeats the last for ever.
+
+    A step is what is returned, what is raised, or a function that is awaited for either.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: deque[Step] = deque()
+        self.agents: deque[Step] = deque()
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.skew: BaseException | None = None
+
+    async def register_task(self, **request: Any) -> Any:
+        """Take the next step of `tasks`."""
+        return await self._step("task", self.tasks, request)
+
+    async def register_agent(self, **request: Any) -> Any:
+        """Take the next step of `agents`."""
+        return await self._step("agent", self.agents, request)
+
+    async def fetch_jwks(self, deadline: float) -> Any:
+        """Refuse: no test of these signs JWTs."""
+        raise failure(FailureKind.REFUSED)
+
+    def signing_time(self, now: float) -> float:
+        """Return the backend's time, unless the clocks are too far apart."""
+        if self.skew is not None:
+            raise self.skew
+        return now
+
+    def count(self, what: str) -> int:
+        """Return how many registrations of a kind were asked for."""
+        return sum(1 for kind, _ in self.asked if kind == what)
+
+    async def _step(self, kind: str, script: deque[Step], request: dict[str, Any]) -> Any:
+        self.asked.append((kind, request))
+        step = script.popleft() if len(script) > 1 else script[0]
+        if isinstance(step, BaseException):
+            raise step
+        if isinstance(step, TaskAnswer | str):
+            return step
+        return await step()
+
+
+@dataclass
+class Workshop:
+    """Everything that makes identities and tasks, without listeners and loops."""
+
+    store: FaultyStore
+    keyring: Keyring
+    clock: SetClock
+    api: ScriptedApi
+    metrics: Metrics
+    snapshots: Snapshots
+    registrar: Registrar
+    enroller: Enroller
+    _names: list[str] = field(default_factory=list)
+
+    async def agent(self, name: str = "agent") -> IdentityView:
+        """Create an agent that the backend registers at once."""
+        if not self.api.agents:
+            self.api.agents.append("runtime-1")
+        identity = await self.create(name)
+        view = self.snapshots.view(identity.id)
+        assert view is not None
+        return view
+
+    async def create(self, name: str = "agent", *, patience: float = 5.0) -> Identity:
+        """Create an identity of mode AGENT."""
+        order = CreateOrder(
+            request_id=f"create-{name}",
+            name=IdentityName(name),
+            backend="default",
+            mode=Mode.AGENT,
+            bearer=OwnBearer(Secret("token")),
+        )
+        return await self.enroller.create(order, wait_until=self.clock.monotonic() + patience)
+
+    def tally(self, name: str, **labels: str) -> float:
+        """Return a metric's value."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def workshop(folder: Path, *, profile: str = DEFAULT_PROFILE) -> AsyncIterator[Workshop]:
+    """Open a workshop on a new database."""
+    clock, metrics, api = SetClock(NOW), Metrics(), ScriptedApi()
+    jitter = random.Random(1)
+    async with sqlite_store(folder) as real:
+        store = FaultyStore(real)
+        keyring = Keyring.load_or_create(folder / "keyring.json", may_create=True)
+        backend = Backend(
+            name="default",
+            profile=PRESETS[profile],
+            origins=frozenset({parse_origin("https://backend.example")}),
+            assertions_enabled=True,
+            allow_loopback_http=False,
+        )
+        shared: dict[str, Any] = {"store": store, "keyring": keyring, "clock": clock, "metrics": metrics}
+        apis: Any = {"default": api}
+        sources: dict[str, StaticSource] = {}
+        snapshots = Snapshots(**shared, backends={"default": backend}, bearer_sources=sources, cached_threads=1000)
+        registrar = Registrar(**shared, snapshots=snapshots, apis=apis, lease_seconds=LEASE, in_flight=8, jitter=jitter)
+        enroller = Enroller(
+            **shared,
+            snapshots=snapshots,
+            registrar=registrar,
+            backends={"default": backend},
+            bearer_sources=sources,
+            apis=apis,
+            token_bytes=jitter.randbytes,
+            jitter=jitter,
+        )
+        try:
+            yield Workshop(store, keyring, clock, api, metrics, snapshots, registrar, enroller)
+        finally:
+            await registrar.drain(0.0)
+            await enroller.close()
