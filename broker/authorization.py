@@ -14,7 +14,7 @@ import random
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from broker import assertion, errors
 from broker.audit import AuditLog, Grant, GrantLine
@@ -83,6 +83,20 @@ class Explanation:
     rule: ScopeRule
     decision: Decision
     steps: tuple[Step, ...]
+
+
+class Asking(Protocol):
+    """A call: who makes it, and what names it in the records."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls, proven."""
+        ...
+
+    @property
+    def request_id(self) -> str:
+        """What names the call."""
+        ...
 
 
 class Answer:
@@ -161,9 +175,7 @@ class Authorizer:
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
-    def repeat(
-        self, caller: Caller, request: AuthorizationRequest, *, min_validity: float, request_id: str
-    ) -> Answer | None:
+    def repeat(self, call: Asking, request: AuthorizationRequest, *, min_validity: float) -> Answer | None:
         """
         Answer a call like one that was answered in this second, None when there was none or anything changed since.
 
@@ -174,37 +186,36 @@ class Authorizer:
             MinValidityTooLongError: the authorization does not live that long.
         """
         self._tick()
-        answer = self._answers.get((caller.principal, request))
+        answer = self._answers.get((call.caller.principal, request))
         if answer is None or answer.epoch != self._snapshots.epoch:
             return None
-        self._hand_out(answer, min_validity, request_id)
+        self._hand_out(answer, min_validity, call)
         return answer
 
     async def authorize(
-        self, caller: Caller, request: AuthorizationRequest, *, min_validity: float, deadline: float, request_id: str
+        self, call: Asking, request: AuthorizationRequest, *, min_validity: float, deadline: float
     ) -> Answer:
         """
         Answer one call.
 
         Args:
-            caller: who asks, proven.
+            call: who asks, proven, and what names the call in the audit record.
             request: what for.
             min_validity: seconds for which the answer must still be good.
             deadline: monotonic time by which the caller wants its answer.
-            request_id: names the call in the audit record.
 
         Raises:
             BrokerError: no header is handed out; the class says why.
         """
-        answer = self.repeat(caller, request, min_validity=min_validity, request_id=request_id)
+        answer = self.repeat(call, request, min_validity=min_validity)
         if answer is None:
-            answer = await self._work_out(caller, request, deadline)
+            answer = await self._work_out(call.caller, request, deadline)
             if len(self._answers) < _MOST_ANSWERS:
-                self._answers[caller.principal, request] = answer
-            self._hand_out(answer, min_validity, request_id)
+                self._answers[call.caller.principal, request] = answer
+            self._hand_out(answer, min_validity, call)
         return answer
 
-    def _hand_out(self, answer: Answer, min_validity: float, request_id: str) -> None:
+    def _hand_out(self, answer: Answer, min_validity: float, call: Asking) -> None:
         """Check the wanted validity, record the grant before it leaves, and count it."""
         wanted = max(min_validity, answer.min_lifetime)
         if wanted > 0:
@@ -213,7 +224,7 @@ class Authorizer:
         if line is not None and line.is_open:
             line.repeats += 1
         else:
-            answer.line = self._audit.grant(answer.grant, request_id)
+            answer.line = self._audit.grant(answer.grant, call.request_id)
         for tally in answer.tallies:
             tally.value += 1
 

@@ -44,22 +44,37 @@ LOOK_SECONDS: Final = 0.05
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG: Final = logger(__name__)
 
+_OK: Final = grpc.StatusCode.OK
+
 Context = aio.ServicerContext[Any, Any]
 
 
 class Call:
     """One call on its way through the chain."""
 
-    __slots__ = ("caller", "deadline", "guarded", "request_id")
+    __slots__ = ("_request_id", "_request_ids", "caller", "deadline", "guarded")
 
-    def __init__(self, request_id: str, *, guarded: bool) -> None:
-        self.request_id = request_id
-        self.guarded = guarded
+    def __init__(self, request_ids: Iterator[str]) -> None:
+        self._request_ids = request_ids
+        self._request_id = ""
+        self.guarded = False
         """Whether it carries the guard header."""
         self.caller: Caller
         """Who calls; set by `prove_caller`."""
         self.deadline = math.inf
         """When the answer must be out, on the chain's clock; set by `bound_time`."""
+
+    @property
+    def request_id(self) -> str:
+        """What names the call in records and the log: the caller's own word for it, else one that is made now."""
+        if not self._request_id:
+            self._request_id = next(self._request_ids)
+        return self._request_id
+
+    def name(self, request_id: str) -> None:
+        """Take the caller's own word for the call, if it has the form of one."""
+        if _REQUEST_ID.fullmatch(request_id):
+            self._request_id = request_id
 
 
 _CURRENT: Final[ContextVar[Call]] = ContextVar("call")
@@ -68,6 +83,10 @@ _CURRENT: Final[ContextVar[Call]] = ContextVar("call")
 def current_call() -> Call:
     """Return the call that is being handled."""
     return _CURRENT.get()
+
+
+QuickAnswer = Callable[[Any, Call], Any]
+"""Answers a request without waiting, or returns None."""
 
 
 class Gate:
@@ -149,18 +168,42 @@ class Chain:
         self._running = _Running(clock)
 
     def add_service(
-        self, add_to_server: Callable[[Any, aio.Server], None], servicer: object, server: aio.Server
+        self,
+        add_to_server: Callable[[Any, aio.Server], None],
+        servicer: object,
+        server: aio.Server,
+        quick_answers: Mapping[str, QuickAnswer],
     ) -> None:
-        """Add a service with each of its handlers inside the chain; `add_to_server` is the generated function."""
-        add_to_server(servicer, cast("aio.Server", _Wrapping(server, self._compose)))
+        """
+        Add a service with each of its handlers inside the chain.
 
-    def _compose(self, path: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+        Args:
+            add_to_server: the generated function.
+            servicer: the service.
+            server: what serves it.
+            quick_answers: by method, what is asked before the handler: it never waits, and returns None to let the
+                handler answer.
+        """
+
+        def compose(path: str, handler: Any) -> Any:
+            return self._compose(path, handler, quick_answers.get(path.rpartition("/")[2]))
+
+        add_to_server(servicer, cast("aio.Server", _Wrapping(server, compose)))
+
+    @staticmethod
+    def add_outside(add_to_server: Callable[[Any, aio.Server], None], servicer: object, server: aio.Server) -> None:
+        """Add a service whose calls do not pass the chain."""
+        add_to_server(servicer, cast("aio.Server", _Wrapping(server, lambda _path, handler: handler)))
+
+    def _compose(
+        self, path: str, handler: "grpc.RpcMethodHandler[Any, Any]", quick: QuickAnswer | None
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         coders = {
             "request_deserializer": _or_unreadable(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._unary(path, handler.unary_unary), **coders)
+            return grpc.unary_unary_rpc_method_handler(self._unary(path, handler.unary_unary, quick), **coders)
         if handler.unary_stream is not None:
             stream = self._stream(path, "server_stream", handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(stream, **coders)
@@ -170,7 +213,7 @@ class Chain:
         message = f"{path}: no RPC of this API streams requests alone"
         raise AssertionError(message)
 
-    def _unary(self, path: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def _unary(self, path: str, behaviour: Callable[..., Any], quick: QuickAnswer | None) -> Callable[..., Any]:
         counts = _Counts(self._metrics, path, "unary")
         running = self._running
 
@@ -178,13 +221,15 @@ class Chain:
             started = counts.begin()
             call = self._enter(context)
             code = grpc.StatusCode.CANCELLED
-            running.begin(call)
             try:
                 for check in CHECKS:
                     check(self, call, context)
                 _require_readable(request)
-                response = await behaviour(request, context)
-                code = grpc.StatusCode.OK
+                response = None if quick is None else quick(request, call)
+                if response is None:
+                    running.begin(call)
+                    response = await behaviour(request, context)
+                code = _OK
                 return response  # noqa: TRY300 - the last thing that can go wrong stands above
             except (Exception, asyncio.CancelledError) as error:  # nothing may leave unmapped
                 outcome = _outcome(error, time_is_over=running.has_ended(call))
@@ -208,6 +253,7 @@ class Chain:
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
             started = counts.begin()
             call = self._enter(context)
+            _CURRENT.set(call)
             code = grpc.StatusCode.CANCELLED
             try:
                 for check in CHECKS[:-1]:  # a stream lives as long as its connection may
@@ -228,15 +274,12 @@ class Chain:
         return handle
 
     def _enter(self, context: Context) -> Call:
-        guarded = False
-        request_id = ""
+        call = Call(self._request_ids)
         for key, value in context.invocation_metadata() or ():
             if key == GUARD_HEADER:
-                guarded = value == GUARD_VALUE
-            elif key == REQUEST_ID_HEADER and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-                request_id = value
-        call = Call(request_id or next(self._request_ids), guarded=guarded)
-        _CURRENT.set(call)
+                call.guarded = value == GUARD_VALUE
+            elif key == REQUEST_ID_HEADER and isinstance(value, str):
+                call.name(value)
         return call
 
     async def _abort(
@@ -319,18 +362,19 @@ class _Running:
         self._quiet = asyncio.Event()
 
     def begin(self, call: Call) -> None:
-        """Count in the call that this task handles."""
+        """Count in the call that this task handles, and let its handler find it."""
+        _CURRENT.set(call)
         self._tasks[call] = asyncio.current_task()
         if not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def end(self, call: Call) -> None:
-        """Count out a call that is over."""
-        del self._tasks[call]
-        self._ended.discard(call)
-        if not self._tasks:
-            self._quiet.set()
+        """Count out a call that is over, if it was counted in."""
+        if self._tasks.pop(call, None) is not None:
+            self._ended.discard(call)
+            if not self._tasks:
+                self._quiet.set()
 
     def has_ended(self, call: Call) -> bool:
         """Say whether it was its time that ended a call, and let its task go on to say so."""
@@ -387,6 +431,7 @@ class _Counts:
         self._started = metrics.rpc_started.labels(*labels)
         self._seconds = metrics.rpc_seconds.labels(*labels)
         self._handled = {code: metrics.rpc_handled.labels(*labels, code.name) for code in grpc.StatusCode}
+        self._ok = self._handled[_OK]
 
     def begin(self) -> float:
         """Count a call in and return when it began."""
@@ -395,5 +440,6 @@ class _Counts:
 
     def end(self, code: grpc.StatusCode, started: float) -> None:
         """Count a call out."""
-        self._handled[code].value += 1
+        tally = self._ok if code is _OK else self._handled[code]
+        tally.value += 1
         self._seconds.observe(time.perf_counter() - started)

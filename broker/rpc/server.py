@@ -26,7 +26,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from broker.errors import StartupError
-from broker.rpc.interceptors import Chain
+from broker.rpc.interceptors import Chain, QuickAnswer
 from broker.telemetry import logger
 
 _LOG: Final = logger(__name__)
@@ -116,7 +116,7 @@ class Listener:
         self.server: Final = aio.server(options=tuple(options.items()))
         self.health: Final = Health(*services)
         # Outside the chain: probes cannot send metadata, and health checks cost and reveal nothing.
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.server)
+        chain.add_outside(health_pb2_grpc.add_HealthServicer_to_server, self.health.servicer, self.server)
         if reflection_on:
             names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
             self.add_service(
@@ -126,9 +126,14 @@ class Listener:
         """Where it listens, with the ports that the system chose; set by `start`."""
         self._sockets: list[Path] = []
 
-    def add_service(self, add_to_server: Callable[[Any, aio.Server], None], servicer: object) -> None:
-        """Serve a service, each of its calls inside the chain; `add_to_server` is the generated function."""
-        self._chain.add_service(add_to_server, servicer, self.server)
+    def add_service(
+        self,
+        add_to_server: Callable[[Any, aio.Server], None],
+        servicer: object,
+        quick_answers: Mapping[str, QuickAnswer] | None = None,
+    ) -> None:
+        """Serve a service, each of its calls inside the chain; see `Chain.add_service`."""
+        self._chain.add_service(add_to_server, servicer, self.server, quick_answers or {})
 
     async def start(self) -> None:
         """

@@ -9,7 +9,7 @@ from broker import errors
 from broker.authorization import Answer, AuthorizationRequest, Authorizer
 from broker.clock import Clock
 from broker.rpc import fields, messages
-from broker.rpc.interceptors import Context, current_call
+from broker.rpc.interceptors import Call, Context, current_call
 from broker.rpc.pages import PageTokens
 from broker.rpc.server import Listener
 from broker.tasks import TaskKeeper
@@ -26,27 +26,28 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
 
     def serve_on(self, listener: Listener) -> None:
         """Add this service to a listener."""
-        listener.add_service(credential_broker_pb2_grpc.add_CredentialBrokerServicer_to_server, self)
+        listener.add_service(
+            credential_broker_pb2_grpc.add_CredentialBrokerServicer_to_server,
+            self,
+            {"GetAuthorization": self._repeat_authorization},
+        )
 
     async def GetAuthorization(
         self, request: pb2.GetAuthorizationRequest, context: Context
     ) -> pb2.GetAuthorizationResponse:
         """Hand out headers."""
         call = current_call()
-        asked = AuthorizationRequest(
-            request.scope, request.thread_id, request.identity, request.target_url, request.expected_account_id
-        )
-        min_validity = fields.min_validity(request.min_validity) if request.HasField("min_validity") else 0.0
-        answer = self._authorizer.repeat(
-            call.caller, asked, min_validity=min_validity, request_id=call.request_id
-        ) or await self._authorizer.authorize(
-            call.caller,
-            _checked(asked),
-            min_validity=min_validity,
-            deadline=call.deadline,
-            request_id=call.request_id,
+        answer = await self._authorizer.authorize(
+            call, _checked(_asked(request)), min_validity=_min_validity(request), deadline=call.deadline
         )
         return self._pack(answer)
+
+    def _repeat_authorization(
+        self, request: pb2.GetAuthorizationRequest, call: Call
+    ) -> pb2.GetAuthorizationResponse | None:
+        """Hand out what an equal call of this second was given, if there was one."""
+        answer = self._authorizer.repeat(call, _asked(request), min_validity=_min_validity(request))
+        return None if answer is None else self._pack(answer)
 
     def _pack(self, answer: Answer) -> pb2.GetAuthorizationResponse:
         """Pack an answer; the message of one that is handed out again is copied, not built."""
@@ -99,10 +100,7 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
         self, request: pb2.ExplainAuthorizationRequest, context: Context
     ) -> pb2.ExplainAuthorizationResponse:
         """Say what would be decided, and why."""
-        asked = AuthorizationRequest(
-            request.scope, request.thread_id, request.identity, request.target_url, request.expected_account_id
-        )
-        explanation = await self._authorizer.explain(current_call().caller, _checked(asked))
+        explanation = await self._authorizer.explain(current_call().caller, _checked(_asked(request)))
         return messages.explanation(explanation)
 
     async def ListScopes(self, request: pb2.ListScopesRequest, context: Context) -> pb2.ListScopesResponse:
@@ -115,6 +113,16 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
             scopes=[messages.scope_rule(rule) for rule in page],
             next_page_token=self._page_tokens.make("scopes", page[-1].name if len(rules) > size else None),
         )
+
+
+def _asked(request: pb2.GetAuthorizationRequest | pb2.ExplainAuthorizationRequest) -> AuthorizationRequest:
+    return AuthorizationRequest(
+        request.scope, request.thread_id, request.identity, request.target_url, request.expected_account_id
+    )
+
+
+def _min_validity(request: pb2.GetAuthorizationRequest) -> float:
+    return fields.min_validity(request.min_validity) if request.HasField("min_validity") else 0.0
 
 
 def _checked(request: AuthorizationRequest) -> AuthorizationRequest:
