@@ -256,8 +256,8 @@ class Snapshots:
                 bearers = StaticSource(open_bearer(self._keyring, bearer), self._clock)
             except RowCorruptError:
                 _LOG.error("stored_bearer_unusable", identity=identity.name)
-        elif known is not None:
-            bearers = known.bearers
+        elif known is not None and known.identity.bearer_source is None and identity.state is not IdentityState.DELETED:
+            bearers = known.bearers  # its own, which only a write of the bearer itself replaces
         return IdentityView(identity, backend, key, bearers, trouble)
 
     def _open_task_id(self, upstream: UpstreamTask) -> str | None:
