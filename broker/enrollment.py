@@ -318,7 +318,9 @@ class Enroller:
             return error
         except Exception as error:  # noqa: BLE001 - the job must end with an outcome for whoever waits
             _LOG.error("agent_registration_crashed", identity=identity.name, exc_info=error)
-            return errors.InternalError()
+            defect = errors.InternalError()
+            self._cool_down(identity, defect)
+            return defect
         self._cool_downs.pop(identity.id, None)
         self._metrics.count(self._metrics.registrations, view.backend.name, "agent", "registered")
         self._snapshots.publish_identity(active)

@@ -137,7 +137,7 @@ class Registrar:
             del self._troubles[key]
 
     async def drain(self, seconds: float) -> None:
-        """Let registrations that are under way end; what is not done by then gives its claim back, for the next holder."""
+        """Let registrations that are under way end; what is not done by then gives its claim back."""
         if self._jobs:
             await asyncio.wait(set(self._jobs.values()), timeout=seconds)
         left = set(self._jobs.values())
