@@ -4,13 +4,13 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from broker.backend_api import FailureKind, OutboundFailure, TaskAnswer
 from broker.backends import Backend
-from broker.bearer.static import StaticSource
+from broker.bearer import BearerSource
 from broker.enrollment import CreateOrder, Enroller, OwnBearer
 from broker.keyring import Keyring
 from broker.model import Identity, IdentityName, Mode, Secret
@@ -93,7 +93,7 @@ class Workshop:
     snapshots: Snapshots
     registrar: Registrar
     enroller: Enroller
-    _names: list[str] = field(default_factory=list)
+    sources: dict[str, BearerSource]
 
     async def agent(self, name: str = "agent") -> IdentityView:
         """Create an agent that the backend registers at once."""
@@ -137,7 +137,7 @@ async def workshop(folder: Path, *, profile: str = DEFAULT_PROFILE) -> AsyncIter
         )
         shared: dict[str, Any] = {"store": store, "keyring": keyring, "clock": clock, "metrics": metrics}
         apis: Any = {"default": api}
-        sources: dict[str, StaticSource] = {}
+        sources: dict[str, BearerSource] = {}
         snapshots = Snapshots(**shared, backends={"default": backend}, bearer_sources=sources, cached_threads=1000)
         registrar = Registrar(**shared, snapshots=snapshots, apis=apis, lease_seconds=LEASE, in_flight=8, jitter=jitter)
         enroller = Enroller(
@@ -151,7 +151,7 @@ async def workshop(folder: Path, *, profile: str = DEFAULT_PROFILE) -> AsyncIter
             jitter=jitter,
         )
         try:
-            yield Workshop(store, keyring, clock, api, metrics, snapshots, registrar, enroller)
+            yield Workshop(store, keyring, clock, api, metrics, snapshots, registrar, enroller, sources)
         finally:
             await registrar.drain(0.0)
             await enroller.close()
