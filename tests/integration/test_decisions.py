@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -322,6 +323,105 @@ async def test_a_bearer_file_is_followed_and_its_end_is_kept(tmp_path: Path) -> 
             renew()
             await eventually(lambda: current().token.reveal() != second)
             assert (await broker.authorize("inference", "t")).kind == BEARER
+
+
+async def test_what_one_process_disables_another_refuses(tmp_path: Path) -> None:
+    """Two brokers on one state directory: what an operator does at one is the answer of the other within a poll."""
+    async with (
+        running_emulator() as emulator,
+        running_broker(tmp_path, emulator) as one,
+        running_broker(tmp_path, emulator, audit={"file": str(tmp_path / "other.jsonl")}) as other,
+    ):
+
+        def state_at(broker: Broker) -> str:
+            return "".join(view.identity.state.value for view in broker.app.snapshots.views())
+
+        await one.create_agent()
+        await eventually(lambda: state_at(other) == "ACTIVE")
+        first, second = await one.authorize("inference", "t"), await other.authorize("inference", "t")
+        assert one.registrations() == 1
+        assert (first.revision, first.connection_tag) == (second.revision, second.connection_tag)
+
+        await one.admin.DisableIdentity(admin_pb2.DisableIdentityRequest(name="agent"))
+        await eventually(lambda: state_at(other) == "DISABLED")
+        assert (await refused(other.authorize("inference", "t"))).reason == "IDENTITY_REVOKED"
+        await other.admin.EnableIdentity(admin_pb2.EnableIdentityRequest(name="agent"))
+        await eventually(lambda: state_at(one) == "ACTIVE")
+        assert (await one.authorize("inference", "t")).kind == ASSERTION
+        await one.callers.EndTask(pb2.EndTaskRequest(thread_id="t"))
+        await eventually(lambda: other.app.snapshots.active_task_counts().total() == 1)
+        assert (await refused(other.authorize("inference", "t"))).reason == "TASK_ENDED"
+
+
+async def test_a_tombstone_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    """An ended thread is TASK_ENDED for as long as the setting says, and begins anew after it, pruned or not."""
+    clock = JumpingClock()
+    async with (
+        running_emulator(freshness_seconds=3600) as emulator,
+        running_broker(tmp_path, emulator, clock=clock, limits={"tombstone_seconds": 100}) as broker,
+    ):
+        await broker.create_agent()
+        await broker.authorize("inference", "used")
+        for thread in ("used", "never used"):
+            await broker.callers.EndTask(pb2.EndTaskRequest(thread_id=thread))
+        clock.ahead = 98
+        for thread in ("used", "never used"):
+            assert (await refused(broker.authorize("inference", thread))).reason == "TASK_ENDED"
+        clock.ahead = 101
+        for thread in ("used", "never used"):
+            assert (await broker.authorize("inference", thread)).kind == ASSERTION
+
+
+async def test_a_live_task_is_used_whatever_is_known_against_registrations(tmp_path: Path) -> None:
+    """A thread whose task lives, but was dropped from memory, is not refused for another thread's failure."""
+    profile = "codex-2026-04"
+    async with running_emulator(profile=profile) as emulator:
+        backend = {
+            "profile": profile,
+            "base_url": f"{emulator.url}/backend-api",
+            "authapi_base_url": f"{emulator.url}/api/accounts",
+        }
+        async with running_broker(tmp_path, emulator, backends={"default": backend}) as broker:
+            await broker.create_agent()
+            await broker.authorize("inference", "known")
+            emulator.backend.faults.add(FaultRule(action=Action.GARBAGE, operation=Operation.TASK_REGISTER))
+            assert (await refused(broker.authorize("inference", "other"))).reason == "BACKEND_PROTOCOL"
+            broker.app.snapshots._tasks.clear()
+            assert (await broker.authorize("inference", "known")).kind == ASSERTION
+            assert (await refused(broker.authorize("inference", "third"))).reason == "BACKEND_PROTOCOL"
+
+
+async def test_an_identity_whose_row_cannot_be_read_says_so(tmp_path: Path) -> None:
+    """It answers ROW_CORRUPT and still counts when none is named; the other identity answers as before."""
+    async with running_emulator() as emulator:
+        async with running_broker(tmp_path, emulator) as broker:
+            await broker.create_agent("bad")
+            await broker.create_agent("good")
+        with sqlite3.connect(tmp_path / "broker.db") as database:
+            database.execute("PRAGMA ignore_check_constraints = ON")
+            assert database.execute("UPDATE identities SET state = 'MAYBE' WHERE name = 'bad'").rowcount == 1
+        database.close()
+        async with running_broker(tmp_path, emulator) as broker:
+            refusal = await refused(broker.authorize("inference", "t", identity="bad"))
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.DATA_LOSS, "ROW_CORRUPT")
+            assert (await broker.authorize("inference", "t", identity="good")).kind == ASSERTION
+            assert (await refused(broker.authorize("inference", "t"))).reason == "IDENTITY_REQUIRED"
+
+
+async def test_a_damaged_task_is_told_and_disturbs_no_other(tmp_path: Path) -> None:
+    """A thread whose row cannot be read answers ROW_CORRUPT, not that the store is down."""
+    async with running_emulator() as emulator:
+        async with running_broker(tmp_path, emulator) as broker:
+            await broker.create_agent()
+            await broker.authorize("inference", "bad")
+            await broker.authorize("inference", "good")
+        with sqlite3.connect(tmp_path / "broker.db") as database:
+            database.execute("PRAGMA ignore_check_constraints = ON")
+            assert database.execute("UPDATE tasks SET state = 'MAYBE' WHERE thread_id = 'bad'").rowcount == 1
+        database.close()
+        async with running_broker(tmp_path, emulator) as broker:
+            assert (await refused(broker.authorize("inference", "bad"))).reason == "ROW_CORRUPT"
+            assert (await broker.authorize("inference", "good")).kind == ASSERTION
 
 
 def header(authorization: pb2.Authorization) -> str:
