@@ -1,7 +1,7 @@
 """The operators' service: unpacks, asks, packs, and records who changed what."""
 
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from credentialbroker.v1 import broker_admin_pb2 as pb2
 from credentialbroker.v1 import broker_admin_pb2_grpc
@@ -25,11 +25,16 @@ from broker.store import Store
 from broker.tasks import TaskKeeper
 
 Word = TypeVar("Word")
+Row = TypeVar("Row", pb2.Identity, caller_pb2.Task)
 
 LARGEST_AUTH_JSON_BYTES: Final = 32 * 1024
 _ANSWER_MARGIN_SECONDS: Final = 0.1
 _CHANGEABLE: Final = ("bearer_source", "assertions_enabled", "expire_time")
-_MOST_SUMMARIES: Final = 1000
+_MOST_SUMMARIES: Final = 250
+# An answer has at most 64 KiB: a page that is not full takes another bite of rows, none of which has more than 2.5 KB.
+_FULL_BYTES: Final = 36 * 1024
+_BITE_ROWS: Final = 10
+_MOST_BITES: Final = 200
 
 _MODES: Final[dict[int, Mode]] = {number: mode for mode, number in messages.MODES.items()}
 _STATES: Final[dict[int, IdentityState]] = {number: state for state, number in messages.STATES.items()}
@@ -122,19 +127,17 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         states = _chosen(request.states, _STATES, "states") or set(IdentityState) - {IdentityState.DELETED}
         listing = f"identities/{request.backend}/{','.join(sorted(states))}"
         after: str | None = self._page_tokens.read(listing, fields.page_token(request.page_token))
-        found: list[Identity] = []
-        # A filter may leave little of a page; a few are read, and the caller comes again for the rest.
-        for _ in range(10):
+        found = _Page[pb2.Identity](size)
+        while after is not None and not found.is_full:
             page = await self._store.identities(
-                after=after or "", limit=size - len(found), include_deleted=IdentityState.DELETED in states
+                after=after, limit=found.bite, include_deleted=IdentityState.DELETED in states
             )
-            found += [row for row in page.rows if row.state in states and request.backend in ("", row.backend)]
+            found.add(
+                self._pack(row) for row in page.rows if row.state in states and request.backend in ("", row.backend)
+            )
             after = page.next_after
-            if after is None or len(found) >= size:
-                break
         return pb2.ListIdentitiesResponse(
-            identities=[self._pack(row) for row in found],
-            next_page_token=self._page_tokens.make(listing, after),
+            identities=found.messages, next_page_token=self._page_tokens.make(listing, after)
         )
 
     # --- changing them ------------------------------------------------------------------------------------------------
@@ -200,22 +203,18 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         identity = await self._named(request.identity) if request.identity else None
         listing = f"tasks/{request.identity}/{','.join(sorted(states))}"
         after: str | None = self._page_tokens.read(listing, fields.page_token(request.page_token))
-        found: list[Task] = []
-        for _ in range(10):
+        found = _Page[caller_pb2.Task](size)
+        while after is not None and not found.is_full:
             page = await self._store.tasks(
                 identity_id=identity.id if identity else None,
                 state=next(iter(states)) if len(states) == 1 else None,
-                after=after or "",
-                limit=size - len(found),
+                after=after,
+                limit=found.bite,
             )
-            found += [row for row in page.rows if not states or row.effective_state in states]
+            rows = [row for row in page.rows if not states or row.effective_state in states]
+            found.add([await self._pack_task(row) for row in rows])
             after = page.next_after
-            if after is None or len(found) >= size:
-                break
-        return pb2.ListTasksResponse(
-            tasks=[await self._pack_task(row) for row in found],
-            next_page_token=self._page_tokens.make(listing, after),
-        )
+        return pb2.ListTasksResponse(tasks=found.messages, next_page_token=self._page_tokens.make(listing, after))
 
     async def RevokeTask(self, request: pb2.RevokeTaskRequest, context: Context) -> pb2.RevokeTaskResponse:
         """Take a task down."""
@@ -351,6 +350,37 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         if identity is None:
             raise errors.RowCorruptError
         return messages.task(task, identity)
+
+
+class _Page(Generic[Row]):
+    """
+    The rows of one answer, filled bite by bite until there are enough, or as many as an answer may hold.
+
+    A filter may leave little of what is read; after some bites the caller gets what there is and comes again.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.messages: list[Row] = []
+        self._size = size
+        self._bytes = 0
+        self._bites = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further bite is to be taken."""
+        return len(self.messages) >= self._size or self._bytes > _FULL_BYTES or self._bites >= _MOST_BITES
+
+    @property
+    def bite(self) -> int:
+        """How many rows to read next."""
+        return min(self._size - len(self.messages), _BITE_ROWS)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take what is left of a bite."""
+        self._bites += 1
+        for row in rows:
+            self.messages.append(row)
+            self._bytes += row.ByteSize()
 
 
 def _mode(number: int) -> Mode:

@@ -69,7 +69,7 @@ def remembered(connection: Connection, request: CreateRequest) -> Identity | Non
     if row is None or row["purge_time"] <= request.now:
         return None
     if row["fingerprint"] != request.fingerprint:
-        raise RequestIdReusedError
+        raise RequestIdReusedError(violations={"request_id": "was used before, for something else"})
     return by_id(connection, row["identity_id"])
 
 
