@@ -186,40 +186,48 @@ async def test_no_call_is_lost_under_a_stream_of_calls(tmp_path: Path) -> None:
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """Who is in a hurry says so twice; the exit code tells that something may be unfinished."""
-    async with running_emulator(profile=PER_THREAD) as emulator:
-        async with serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="600") as served:
-            served.process.send_signal(signal.SIGTERM)
-            await served.events_until("draining")
-            served.process.send_signal(signal.SIGTERM)
-            assert await served.ended() == 1
+    async with (
+        running_emulator(profile=PER_THREAD) as emulator,
+        serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="600") as served,
+    ):
+        served.process.send_signal(signal.SIGTERM)
+        await served.events_until("draining")
+        served.process.send_signal(signal.SIGTERM)
+        assert await served.ended() == 1
 
 
 async def test_ctrl_c_is_the_same_as_sigterm(tmp_path: Path) -> None:
     """SIGINT drains too."""
-    async with running_emulator(profile=PER_THREAD) as emulator:
-        async with serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="0") as served:
-            served.process.send_signal(signal.SIGINT)
-            assert await served.ended() == 0
-            assert os.listdir(served.folder) == []  # noqa: PTH208 - names are what is wanted
+    async with (
+        running_emulator(profile=PER_THREAD) as emulator,
+        serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="0") as served,
+    ):
+        served.process.send_signal(signal.SIGINT)
+        assert await served.ended() == 0
+        assert os.listdir(served.folder) == []  # noqa: PTH208 - names are what is wanted
 
 
 async def test_a_registration_whose_caller_has_gone_is_finished(tmp_path: Path) -> None:
     """What the backend was asked for is kept: after the next start the thread needs no registration."""
     async with running_emulator(profile=PER_THREAD) as emulator:
-        async with serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="0") as served:
-            async with guarded_channel(served.callers) as channel:
-                emulator.backend.faults.add(FaultRule(action=Action.HANG, operation=Operation.TASK_REGISTER))
-                call = served.stub(channel).RegisterTask(pb2.RegisterTaskRequest(thread_id="held"))
-                waiting = asyncio.ensure_future(call)
-                await eventually(lambda: registrations(emulator) == 2)
-                waiting.cancel()
-                served.process.send_signal(signal.SIGTERM)
-                await served.events_until("draining")
-                emulator.backend.faults.remove()
-                assert await served.ended() == 0
+        async with (
+            serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="0") as served,
+            guarded_channel(served.callers) as channel,
+        ):
+            emulator.backend.faults.add(FaultRule(action=Action.HANG, operation=Operation.TASK_REGISTER))
+            call = served.stub(channel).RegisterTask(pb2.RegisterTaskRequest(thread_id="held"))
+            waiting = asyncio.ensure_future(call)
+            await eventually(lambda: registrations(emulator) == 2)
+            waiting.cancel()
+            served.process.send_signal(signal.SIGTERM)
+            await served.events_until("draining")
+            emulator.backend.faults.remove()
+            assert await served.ended() == 0
         (tmp_path / "run").rmdir()
-        async with serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="0") as served:
-            async with guarded_channel(served.callers) as channel:
-                task = (await served.stub(channel).RegisterTask(pb2.RegisterTaskRequest(thread_id="held"))).task
-                assert task.state == pb2.TASK_STATE_ACTIVE
-                assert registrations(emulator) == 2
+        async with (
+            serving(tmp_path, emulator, BROKER__DRAIN_SECONDS="0") as served,
+            guarded_channel(served.callers) as channel,
+        ):
+            task = (await served.stub(channel).RegisterTask(pb2.RegisterTaskRequest(thread_id="held"))).task
+            assert task.state == pb2.TASK_STATE_ACTIVE
+            assert registrations(emulator) == 2

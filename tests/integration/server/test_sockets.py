@@ -125,19 +125,21 @@ async def test_every_address_that_cannot_be_bound_is_named_and_nothing_is_left(
     tmp_path: Path, emulator: EmulatorServer, folder: Path
 ) -> None:
     """One start shows all that is wrong: ports and sockets of callers, operators and metrics."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        callers, admin, http = addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in taken]
         listen = {
-            "callers": [address, f"unix://{folder}/good.sock", f"unix://{tmp_path}/none/s"],
-            "admin": [address],
-            "http": address,
+            "callers": [callers, f"unix://{folder}/good.sock", f"unix://{tmp_path}/none/s"],
+            "admin": [admin],
+            "http": http,
         }
         app = Application(dev_config(tmp_path / "state", emulator.url, listen=listen))
         with pytest.raises(StartupError) as refused:
             await app.start()
     assert refused.value.exit_code == 78
     problems = refused.value.problems
-    assert len([one for one in problems if one.startswith(f"{address}: cannot be bound")]) == 3
+    for address in addresses:
+        assert [one for one in problems if one.startswith(f"{address}: cannot be bound; is another program")]
     assert [one for one in problems if "none/s" in one] == [
         f"unix://{tmp_path}/none/s: its folder cannot be used: No such file or directory"
     ]
