@@ -643,5 +643,6 @@ def _earliest(*times: float | None) -> float | None:
 def _require_validity(authorization: Authorization, min_validity: float, now: float) -> None:
     if authorization.expire_time - now < min_validity:
         raise errors.MinValidityTooLongError(
-            metadata={"available_seconds": f"{max(0.0, authorization.expire_time - now):.0f}"}
+            # Rounded down: what is named here is granted when it is asked for.
+            metadata={"max_seconds": str(max(0, int(authorization.expire_time - now)))}
         )

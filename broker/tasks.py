@@ -92,7 +92,7 @@ class TaskKeeper:
         if not taken:
             raise errors.TaskNotFoundError(metadata={"resource_type": "task", "resource_name": task.id})
         if any(one.state is not TaskState.REVOKED for one in taken):
-            raise errors.TaskSharedError(metadata={"sharing": str(len(taken) - 1)})
+            raise errors.TaskSharedError(metadata={"bindings": str(len(taken) - 1)})
         for one in taken:
             self._snapshots.publish_task(one)
         return taken
