@@ -1,0 +1,188 @@
+"""The background loops: what each does in one turn, and that none of them ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.audit import AuditLog
+from broker.backend_api import FailureKind
+from broker.bearer.file import FileSource
+from broker.model import IdentityState, Mode, ThreadId, UpstreamKey
+from broker.upkeep import Upkeep
+from tests.support.stores import NOW
+from tests.support.workshop import Workshop, failure, plain, workshop
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Workshop]:
+    """A workshop whose backend registers everything."""
+    async with workshop(tmp_path) as opened:
+        opened.api.tasks.append(plain("upstream"))
+        await opened.snapshots.warm_up()
+        yield opened
+
+
+def upkeep(shop: Workshop, folder: Path, **changes: Any) -> Upkeep:
+    """Make an upkeep whose turns a test takes itself."""
+    fields: dict[str, Any] = {
+        "store": shop.store,
+        "snapshots": shop.snapshots,
+        "registrar": shop.registrar,
+        "enroller": shop.enroller,
+        "bearer_sources": shop.sources,
+        "audit": AuditLog(folder / "audit.jsonl", shop.clock, shop.metrics),
+        "clock": shop.clock,
+        "poll_seconds": 0.1,
+    }
+    return Upkeep(**fields | changes)
+
+
+async def turns(condition: Any) -> None:
+    """Let others run until something holds; the clock of these tests does not wait by itself."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_the_background_task_is_there_before_it_is_needed(shop: Workshop, tmp_path: Path) -> None:
+    """An agent's background task is registered once, without a caller."""
+    keeper = upkeep(shop, tmp_path)
+    view = await shop.agent()
+
+    def lives() -> bool:
+        task = shop.snapshots.task(view.identity, None)
+        return task is not None and task.upstream_task_id == "upstream"
+
+    for _ in range(3):
+        await keeper._prewarm()
+    await turns(lives)
+    await keeper._prewarm()
+    assert shop.api.count("task") == 1
+    await keeper.stop()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": IdentityState.DISABLED},
+        {"state": IdentityState.REGISTERING},
+        {"mode": Mode.BEARER},
+        {"assertions_enabled": False},
+        {"expire_time": NOW},
+    ],
+)
+async def test_who_has_no_use_for_a_background_task_gets_none(
+    shop: Workshop, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Nothing is asked of the backend for an identity that could not use the answer."""
+    view = await shop.agent()
+    shop.snapshots.publish_identity(replace(view.identity, version=view.identity.version + 1, **changes))
+    keeper = upkeep(shop, tmp_path)
+    await keeper._prewarm()
+    assert not keeper._prewarming
+    assert shop.api.count("task") == 0
+
+
+async def test_a_failed_prewarm_is_tried_again_when_it_may(shop: Workshop, tmp_path: Path) -> None:
+    """While the failure is remembered the backend is left alone; then it is asked again."""
+    shop.api.tasks.clear()
+    shop.api.tasks.extend([failure(FailureKind.THROTTLED, retry_after=30.0), plain("upstream")])
+    keeper = upkeep(shop, tmp_path)
+    view = await shop.agent()
+    await keeper._prewarm()
+    await turns(lambda: not keeper._prewarming)
+    await keeper._prewarm()
+    assert not keeper._prewarming
+    assert shop.api.count("task") == 1
+    shop.clock.pass_(31)
+    await keeper._prewarm()
+    await turns(lambda: not keeper._prewarming)
+    task = shop.snapshots.task(view.identity, None)
+    assert task is not None
+    assert task.upstream_task_id == "upstream"
+
+
+async def test_a_new_bearer_makes_answers_be_worked_out_again(shop: Workshop, tmp_path: Path) -> None:
+    """A changed token counts as a change; a look that finds the same one, or none, does not."""
+    path = tmp_path / "token"
+    shop.sources["vault"] = FileSource(path, shop.clock)
+    shop.sources["gone"] = FileSource(tmp_path / "missing", shop.clock)
+    keeper = upkeep(shop, tmp_path)
+    epochs = []
+    for token in ("", "sk-1", "sk-1", "sk-2"):
+        path.write_text(token)
+        path.chmod(0o600)
+        await keeper._read_bearers()
+        epochs.append(shop.snapshots.epoch)
+    first = epochs[0]
+    assert epochs == [first, first + 1, first + 1, first + 2]
+
+
+async def test_tombstones_are_pruned_in_small_bites(shop: Workshop, tmp_path: Path) -> None:
+    """What its time is over for goes, however much it is, and what has time stays."""
+    view = await shop.agent()
+    for number in range(5):
+        await shop.store.end_task(
+            view.identity.id,
+            ThreadId(f"t{number}"),
+            upstream_key=UpstreamKey("single"),
+            now=NOW,
+            purge_time=NOW + number,
+        )
+    shop.clock.pass_(2.5)
+    await upkeep(shop, tmp_path)._prune()
+    left = [await shop.store.task(view.identity.id, ThreadId(f"t{number}")) for number in range(5)]
+    assert [task is not None for task in left] == [False, False, False, True, True]
+
+
+async def test_loops_outlive_every_failure(shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A store that is away, and even a defect, end no loop: each is told once, and then that it is over."""
+    shop.store.go_down()
+    keeper = upkeep(shop, tmp_path)
+    defects = 3
+
+    def resume() -> None:
+        nonlocal defects
+        defects -= 1
+        if defects >= 0:
+            raise ZeroDivisionError
+
+    shop.enroller.resume = resume  # type: ignore[method-assign]
+    keeper.start()
+    before = shop.store.calls["changes"]
+    await turns(lambda: shop.store.calls["changes"] > before + 5 and defects < -2)
+    shop.store.come_back()
+    confirmation = shop.snapshots.confirmation
+    await turns(lambda: shop.snapshots.confirmation is not confirmation)
+    await turns(lambda: shop.store.calls["tasks"] >= 2)
+    await keeper.stop()
+    events = capsys.readouterr().out
+    follow = [line for line in events.splitlines() if "loop=follow-store" in line]
+    assert len(follow) == 2
+    assert "upkeep_failing" in follow[0]
+    assert "reason=STORE_DOWN" in follow[0]
+    assert "upkeep_recovered" in follow[1]
+    assert events.count("upkeep_crashed") == 1
+    assert "preload_failed" in events
+
+
+async def test_paused_loops_stand_still(shop: Workshop, tmp_path: Path) -> None:
+    """While paused nothing is asked of the store; afterwards it goes on."""
+    keeper = upkeep(shop, tmp_path)
+    keeper.start()
+    await turns(lambda: shop.store.calls["changes"] > 2)
+    keeper.pause()
+    await turns(lambda: not keeper._running.is_set())
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    still = shop.store.calls["changes"]
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    assert shop.store.calls["changes"] == still
+    keeper.resume()
+    await turns(lambda: shop.store.calls["changes"] > still)
+    await keeper.stop()
