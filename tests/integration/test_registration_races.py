@@ -182,11 +182,17 @@ async def test_a_claim_is_taken_over_and_the_late_answer_is_not_used(tmp_path: P
             assert holder.registrations() == 2
             first = await upstream_of(holder, "thread-1")
             later.ahead += 46
-            taken = assertion_of(await other.authorize(thread_id="thread-1")).task_id
-            assert holder.registrations() == 3
+            hanging_too = hang(emulator)
+            taking = asyncio.create_task(other.authorize(thread_id="thread-1", timeout=10))
+            await eventually(lambda: holder.registrations() == 3)
+            # The first comes back while the second is still at it: its answer completes nothing.
             emulator.backend.faults.remove(hanging)
+            await eventually(lambda: counted(holder.app.metrics.orphans) == 1)
+            assert (await upstream_of(holder, "thread-1")).state is TaskState.CLAIMED
+            emulator.backend.faults.remove(hanging_too)
+            taken = assertion_of(await taking).task_id
             assert assertion_of(await held).task_id == taken
-            assert counted(holder.app.metrics.orphans) == 1
+            assert holder.registrations() == 3
             now = await upstream_of(holder, "thread-1")
             assert now.state is TaskState.ACTIVE
             assert now.fencing_token > first.fencing_token

@@ -11,7 +11,7 @@ from typing import Any, Final
 from broker.backend_api import FailureKind, OutboundFailure, TaskAnswer
 from broker.backends import Backend
 from broker.bearer import BearerSource
-from broker.enrollment import CreateOrder, Enroller, OwnBearer
+from broker.enrollment import BearerChoice, CreateOrder, Enroller, OwnBearer
 from broker.keyring import Keyring
 from broker.model import Identity, IdentityName, Mode, Secret
 from broker.origins import parse_origin
@@ -23,6 +23,7 @@ from tests.support.clocks import SetClock
 from tests.support.stores import NOW, FaultyStore, sqlite_store
 
 LEASE: Final = 45.0
+OWN_BEARER: Final = OwnBearer(Secret("token"))
 Step = TaskAnswer | str | BaseException | Callable[[], Awaitable[Any]]
 
 
@@ -104,16 +105,16 @@ class Workshop:
         assert view is not None
         return view
 
-    async def create(self, name: str = "agent", *, patience: float = 5.0) -> Identity:
+    async def create(self, name: str = "agent", *, bearer: BearerChoice = OWN_BEARER) -> Identity:
         """Create an identity of mode AGENT."""
         order = CreateOrder(
             request_id=f"create-{name}",
             name=IdentityName(name),
             backend="default",
             mode=Mode.AGENT,
-            bearer=OwnBearer(Secret("token")),
+            bearer=bearer,
         )
-        return await self.enroller.create(order, wait_until=self.clock.monotonic() + patience)
+        return await self.enroller.create(order, wait_until=self.clock.monotonic() + 5)
 
     def tally(self, name: str, **labels: str) -> float:
         """Return a metric's value."""
