@@ -119,7 +119,7 @@ async def test_a_shared_task_is_revoked_by_force_only(shop: Workshop) -> None:
     assert shop.api.count("task") == 1
     with pytest.raises(errors.TaskSharedError) as caught:
         await keeper(shop).revoke(one, force=False)
-    assert caught.value.metadata == {"sharing": "1"}
+    assert caught.value.metadata == {"bindings": "1"}
     assert [(await register(shop, view, thread)).state for thread in (ONE, TWO)] == [TaskState.ACTIVE] * 2
     taken = await keeper(shop).revoke(one, force=True)
     assert [(task.thread_id, task.state) for task in taken] == [(ONE, TaskState.REVOKED), (TWO, TaskState.REVOKED)]
