@@ -174,7 +174,10 @@ class AuditLog:
             self._sync_failed = False
         written = os.write(self._file, line)
         if written != len(line):
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            # Take the torn piece back, unless another process that shares the log has written behind it.
+            end = os.lseek(self._file, 0, os.SEEK_CUR)
+            if os.fstat(self._file).st_size == end:
+                os.ftruncate(self._file, end - written)
         return written == len(line)
 
     async def _sync_forever(self) -> None:
