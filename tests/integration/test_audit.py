@@ -206,6 +206,31 @@ async def test_a_full_disk_gives_nothing_out_and_heals(tmp_path: Path, clock: Se
     await log.close()
 
 
+async def test_a_torn_line_does_not_take_anothers_with_it(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes may share a log: what one takes back of its own never cuts what the other wrote behind it."""
+    path = tmp_path / "audit.jsonl"
+    log, other = await opened(path, clock), await opened(path, clock)
+    real = os.write
+
+    def torn(descriptor: int, data: bytes) -> int:
+        if descriptor != log._file:
+            return real(descriptor, data)
+        written = real(descriptor, data[:10])
+        other.grant(grant("thread"), "theirs")
+        return written
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", torn)
+        with pytest.raises(AuditDownError):
+            log.grant(grant(), "ours")
+    theirs = path.read_text()[10:]
+    assert json.loads(theirs)["request_id"] == "theirs"
+    await log.close()
+    await other.close()
+
+
 async def test_closing_on_a_full_disk_ends_in_order(
     tmp_path: Path, clock: SetClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
