@@ -7,6 +7,7 @@ which balancers notice, no new calls, accepted calls end, jobs end, the audit lo
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import secrets
@@ -407,6 +408,9 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await app.start()
+    # What was made to start lives as long as the process: no collection need look at it again.
+    gc.collect()
+    gc.freeze()
     _LOG.info(
         "serving",
         version=__version__,

@@ -2,8 +2,9 @@
 What every call passes before and after its handler: one chain, composed once a method, not once a call.
 
 Outermost, errors are mapped, so that nothing leaves unmapped; within that calls are counted, so that refused ones are
-counted too. Then come the checks in the order of `CHECKS`: the gate and the guard header cost nothing and are first;
-who calls is proven before anything that depends on it; the deadline is last, when it is known whose call it is.
+counted too. Then a call is admitted: the gate and the guard header cost nothing and are first, then who calls is
+proven, before anything that depends on it. An answer that is at hand leaves now; for any other the time is bounded,
+when it is known whose call it is.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn, cast
 
@@ -47,6 +48,7 @@ _LOG: Final = logger(__name__)
 _OK: Final = grpc.StatusCode.OK
 
 Context = aio.ServicerContext[Any, Any]
+Metadata = Iterable[tuple[str, str | bytes]] | None
 
 
 class Call:
@@ -60,9 +62,9 @@ class Call:
         self.guarded = False
         """Whether it carries the guard header."""
         self.caller: Caller
-        """Who calls; set by `prove_caller`."""
+        """Who calls; set when it is admitted."""
         self.deadline = math.inf
-        """When the answer must be out, on the chain's clock; set by `bound_time`."""
+        """When the answer must be out, on the chain's clock; set before it may wait."""
 
     @property
     def request_id(self) -> str:
@@ -104,40 +106,6 @@ class Gate:
     def close(self) -> None:
         """Refuse new calls: another replica answers them."""
         self.refusal = DrainingError
-
-
-# --- the checks -------------------------------------------------------------------------------------------------------
-
-
-def pass_gate(chain: "Chain", _call: Call, _context: Context) -> None:
-    """Refuse calls while warming up or draining."""
-    refusal = chain.gate.refusal
-    if refusal is not None:
-        raise refusal(retry_after=1.0)
-
-
-def require_guard(_chain: "Chain", call: Call, _context: Context) -> None:
-    """Refuse calls that a forged request or a confused proxy could have made: those cannot add this header."""
-    if not call.guarded:
-        raise GuardHeaderMissingError(violations={GUARD_HEADER: f"metadata {GUARD_HEADER}: {GUARD_VALUE} is required"})
-
-
-def prove_caller(chain: "Chain", call: Call, _context: Context) -> None:
-    """Say who calls: whoever reaches this listener."""
-    call.caller = chain.caller
-
-
-def bound_time(chain: "Chain", call: Call, context: Context) -> None:
-    """Cap the time of a call, and refuse one whose deadline leaves none."""
-    remaining: float | None = context.time_remaining()
-    if remaining is None or remaining > chain.deadline_seconds:
-        remaining = chain.deadline_seconds
-    elif remaining < SHORTEST_DEADLINE_SECONDS:
-        raise DeadlineTooShortError
-    call.deadline = chain.clock.monotonic() + remaining
-
-
-CHECKS: Final = (pass_gate, require_guard, prove_caller, bound_time)
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------
@@ -185,15 +153,23 @@ class Chain:
                 handler answer.
         """
 
-        def compose(path: str, handler: Any) -> Any:
-            return self._compose(path, handler, quick_answers.get(path.rpartition("/")[2]))
+        def add(service: str, handlers: Mapping[str, Any]) -> None:
+            composed = {
+                f"/{service}/{name}": self._compose(f"/{service}/{name}", handler, quick_answers.get(name))
+                for name, handler in handlers.items()
+            }
+            server.add_generic_rpc_handlers((_Handlers(composed, self._enter),))
 
-        add_to_server(servicer, cast("aio.Server", _Wrapping(server, compose)))
+        add_to_server(servicer, cast("aio.Server", _Adding(add)))
 
     @staticmethod
     def add_outside(add_to_server: Callable[[Any, aio.Server], None], servicer: object, server: aio.Server) -> None:
         """Add a service whose calls do not pass the chain."""
-        add_to_server(servicer, cast("aio.Server", _Wrapping(server, lambda _path, handler: handler)))
+
+        def add(service: str, handlers: Mapping[str, Any]) -> None:
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, dict(handlers)),))
+
+        add_to_server(servicer, cast("aio.Server", _Adding(add)))
 
     def _compose(
         self, path: str, handler: "grpc.RpcMethodHandler[Any, Any]", quick: QuickAnswer | None
@@ -219,14 +195,14 @@ class Chain:
 
         async def handle(request: Any, context: Context) -> Any:
             started = counts.begin()
-            call = self._enter(context)
+            call = current_call()
             code = grpc.StatusCode.CANCELLED
             try:
-                for check in CHECKS:
-                    check(self, call, context)
+                self._admit(call)
                 _require_readable(request)
                 response = None if quick is None else quick(request, call)
                 if response is None:
+                    self._bound_time(call, context)
                     running.begin(call)
                     response = await behaviour(request, context)
                 code = _OK
@@ -252,13 +228,12 @@ class Chain:
 
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
             started = counts.begin()
-            call = self._enter(context)
-            _CURRENT.set(call)
+            call = current_call()
             code = grpc.StatusCode.CANCELLED
             try:
-                for check in CHECKS[:-1]:  # a stream lives as long as its connection may
-                    check(self, call, context)
+                self._admit(call)
                 _require_readable(request)
+                # Its time is not bounded here: a stream lives as long as its connection may.
                 async for response in behaviour(request, context):
                     yield response
                 code = grpc.StatusCode.OK
@@ -273,14 +248,34 @@ class Chain:
 
         return handle
 
-    def _enter(self, context: Context) -> Call:
+    def _enter(self, metadata: Metadata) -> Call:
         call = Call(self._request_ids)
-        for key, value in context.invocation_metadata() or ():
+        for key, value in metadata or ():
             if key == GUARD_HEADER:
                 call.guarded = value == GUARD_VALUE
             elif key == REQUEST_ID_HEADER and isinstance(value, str):
                 call.name(value)
         return call
+
+    def _admit(self, call: Call) -> None:
+        # 1. While warming up or draining nothing is answered.
+        refusal = self.gate.refusal
+        if refusal is not None:
+            raise refusal(retry_after=1.0)
+        # 2. A forged request, or one that a confused proxy passes on, cannot add this header.
+        if not call.guarded:
+            raise GuardHeaderMissingError(violations={GUARD_HEADER: f"is required: {GUARD_HEADER}: {GUARD_VALUE}"})
+        # 3. Whoever reaches this listener is this caller.
+        call.caller = self.caller
+
+    def _bound_time(self, call: Call, context: Context) -> None:
+        """Cap the time of a call that may have to wait, and refuse one whose deadline leaves none."""
+        remaining: float | None = context.time_remaining()
+        if remaining is None or remaining > self.deadline_seconds:
+            remaining = self.deadline_seconds
+        elif remaining < SHORTEST_DEADLINE_SECONDS:
+            raise DeadlineTooShortError
+        call.deadline = self.clock.monotonic() + remaining
 
     async def _abort(
         self, path: str, call: Call, context: Context, outcome: BrokerError, cause: BaseException
@@ -362,8 +357,7 @@ class _Running:
         self._quiet = asyncio.Event()
 
     def begin(self, call: Call) -> None:
-        """Count in the call that this task handles, and let its handler find it."""
-        _CURRENT.set(call)
+        """Count in the call that this task handles."""
         self._tasks[call] = asyncio.current_task()
         if not self._looking:
             self._looking = True
@@ -400,20 +394,34 @@ class _Running:
             asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
 
-class _Wrapping:
-    """Stands for a server while a service is added: takes the handlers by name and adds them composed."""
+class _Adding:
+    """Stands for a server while a service is added: takes its handlers by name and hands them to `add`."""
 
-    def __init__(self, server: aio.Server, compose: Callable[[str, Any], Any]) -> None:
-        self._server = server
-        self._compose = compose
+    def __init__(self, add: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self._add = add
 
     def add_generic_rpc_handlers(self, generic_handlers: object) -> None:
         """Ignored: the generated code hands the same handlers over by name as well."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Add the handlers of a service."""
-        composed = {name: self._compose(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, composed),))
+        """Hand on the handlers of a service."""
+        self._add(service, handlers)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds the handler of a call, and reads the call's metadata where gRPC has unpacked it already."""
+
+    def __init__(self, handlers: Mapping[str, Any], enter: Callable[[Metadata], Call]) -> None:
+        self._handlers = handlers
+        self._enter = enter
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Return the handler of a call; None for a method that is none of these."""
+        handler = self._handlers.get(handler_call_details.method)
+        if handler is not None:
+            # The handler runs in the same task and finds the call there.
+            _CURRENT.set(self._enter(handler_call_details.invocation_metadata))
+        return handler
 
 
 def _request_ids() -> Iterator[str]:
