@@ -310,7 +310,7 @@ async def test_a_caller_that_gives_up_leaves_no_trace(tmp_path: Path, stage: str
         handled = broker.app.metrics.rpc_handled.labels(
             "unary", "credentialbroker.v1.CredentialBroker", "GetAuthorization", "CANCELLED"
         )
-        await eventually(lambda: handled._value.get() == 1)
+        await eventually(lambda: handled.value == 1)
         release()
         assert (await broker.authorize(thread_id="t")).headers
         assert broker.registrations() == 2
