@@ -277,8 +277,9 @@ class Store(Protocol):
         """
         Create or find the binding and, where its upstream task does not live, claim that, in one transaction.
 
-        A binding whose upstream task lives is `Standing`. A claim whose lease ran out is taken over with a higher
-        fencing token; the earlier attempt is recorded as orphaned, since its answer may have been lost.
+        A binding whose upstream task lives is `Standing`; so, without `restart`, is one that has ended, until its
+        `purge_time`. A claim whose lease ran out is taken over with a higher fencing token; the earlier attempt is
+        recorded as orphaned, since its answer may have been lost.
 
         Raises:
             GenerationChangedError: the identity is gone, not ACTIVE, or has another generation.
