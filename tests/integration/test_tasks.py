@@ -338,7 +338,8 @@ async def test_failures_are_typed_and_remembered(tmp_path: Path, status: int, re
     ):
         await broker.create_agent()
         await eventually(lambda: background_lives(broker))
-        fault(emulator, Action.STATUS, status=status, count=None)
+        # Long enough that no slow machine outlives it.
+        fault(emulator, Action.STATUS, status=status, retry_after="60", count=None)
         refusal = await refused(broker.authorize(thread_id="thread-1"))
         assert refusal.reason == reason
         asked = broker.registrations()
