@@ -76,7 +76,7 @@ def open_sealed(key: SigningKey, sealed: str) -> str:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until something happened on the other side of a socket in the same process."""
-    while not condition():  # noqa: ASYNC110  the emulator's records have no event to wait for; the test's time limit ends it
+    while not condition():
         await asyncio.sleep(0)
 
 

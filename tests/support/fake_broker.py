@@ -1,4 +1,4 @@
-# ruff: noqa: D102 - the methods are those of grpc, documented there
+
 """A broker that is not there: gRPC channels that answer in memory, for tests of what calls one."""
 
 from collections.abc import Callable, Mapping

@@ -52,7 +52,11 @@ def test_content_that_is_not_text_is_named_so() -> None:
         sealed_box.open_task_id(KEY, seal(b"task-\xff"))
 
 
-@pytest.mark.parametrize("sealed", ["c2VjcmV0*", b64encode(b"secret").decode(), seal(b"secret\xff")])
+@pytest.mark.parametrize(
+    "sealed",
+    ["c2VjcmV0*", b64encode(b"secret").decode(), seal(b"secret\xff")],
+    ids=["not base64", "no box", "not text"],  # a box is another one each time
+)
 def test_every_error_is_one_family_and_carries_nothing(sealed: str) -> None:
     """All three errors can be caught as one, and none holds the text or the opened bytes."""
     with pytest.raises(sealed_box.SealedTaskIdError) as refused:

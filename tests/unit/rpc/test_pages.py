@@ -1,6 +1,5 @@
 """Page tokens: only those that a list gave out, for that list."""
 
-import secrets
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,7 @@ def test_a_token_with_any_character_changed_is_refused(keyring: Keyring) -> None
             tokens.read("identities", changed)
 
 
-@pytest.mark.parametrize("token", ["x", "====", "!!!!", "AAAA", "A" * 16, "a\n", secrets.token_urlsafe(40), "=" * 1000])
+@pytest.mark.parametrize("token", ["x", "====", "!!!!", "AAAA", "A" * 16, "a\n", "n-7_" * 13, "=" * 1000])
 def test_what_was_never_a_token_is_refused(keyring: Keyring, token: str) -> None:
     """Whatever it is, the answer is the same."""
     with pytest.raises(PageTokenInvalidError):
