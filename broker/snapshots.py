@@ -252,13 +252,19 @@ class Snapshots:
             if bearers is None:
                 _LOG.error("identity_names_unknown_source", identity=identity.name, source=identity.bearer_source)
         elif bearer is not None:
-            try:
-                bearers = StaticSource(open_bearer(self._keyring, bearer), self._clock)
-            except RowCorruptError:
-                _LOG.error("stored_bearer_unusable", identity=identity.name)
+            bearers = self._own_bearers(identity, bearer)
+            if bearers is None and identity.mode is Mode.BEARER:  # an agent goes on with its key
+                trouble = RowCorruptError
         elif known is not None and known.identity.bearer_source is None and identity.state is not IdentityState.DELETED:
             bearers = known.bearers  # its own, which only a write of the bearer itself replaces
         return IdentityView(identity, backend, key, bearers, trouble)
+
+    def _own_bearers(self, identity: Identity, bearer: StoredBearer) -> BearerSource | None:
+        try:
+            return StaticSource(open_bearer(self._keyring, bearer), self._clock)
+        except RowCorruptError:
+            _LOG.error("stored_bearer_unusable", identity=identity.name)
+            return None
 
     def _open_task_id(self, upstream: UpstreamTask) -> str | None:
         if upstream.state is not TaskState.ACTIVE or upstream.sealed_task_id is None:
