@@ -273,7 +273,7 @@ async def test_task_registration_answers_in_every_shape(stage: Stage, shape: str
         ({"key": SigningKey(bytes(32))}, (401, "signature_invalid")),
         ({"agent_runtime_id": "agent_nobody"}, (401, "agent_unknown")),
     ],
-    ids=str,
+    ids=["too old", "too new", "just in time", "another key", "another agent"],
 )
 async def test_task_registration_is_proven_by_its_signature(
     stage: Stage, change: dict[str, Any], expected: tuple[int, str]
