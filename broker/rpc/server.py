@@ -196,7 +196,7 @@ class Listener:
 
 
 def _unix_problem(address: str) -> str | None:
-    """Say why a Unix socket cannot be made there; a socket that nobody listens on any more is removed."""
+    """Say why a Unix socket cannot be made there; one that nobody listens on any more is in nobody's way."""
     path = Path(address.removeprefix("unix:"))
     try:
         folder = path.parent.stat()
@@ -214,8 +214,7 @@ def _unix_problem(address: str) -> str | None:
         try:
             probe.connect(str(path))
         except OSError:
-            path.unlink()
-            return None
+            return None  # gRPC removes it before it binds its own
     return f"unix://{path}: another program listens there"
 
 
