@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -17,9 +18,11 @@ from broker.errors import DrainingError
 from broker.model import Caller
 from broker.rpc.interceptors import Chain, Gate
 from broker.rpc.server import ADMIN_SERVICE, CALLER_SERVICE, Listener
+from broker.store import Store
 from broker.telemetry import Metrics
-from tests.support.brokers import Broker, dev_config, guarded_channel, refused, running_broker
+from tests.support.brokers import Broker, dev_config, eventually, guarded_channel, refused, running_broker
 from tests.support.http_faults import RecordingClock
+from tests.support.stores import FaultyStore
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -124,6 +127,31 @@ async def test_a_watcher_of_health_does_not_hold_up_the_end(tmp_path: Path, emul
         async with asyncio.timeout(30):
             await app.stop()
         assert (await watch.read()).status == NOT_SERVING
+
+
+async def test_a_call_in_flight_is_waited_for(
+    tmp_path: Path, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last moment that streams get does not end a call, which has the whole grace."""
+    monkeypatch.setattr("broker.rpc.server._LAST_ANSWERS_SECONDS", 0.1)
+    stores: list[FaultyStore] = []
+
+    def wrap(store: Store) -> Any:
+        stores.append(FaultyStore(store))
+        return stores[0]
+
+    app = Application(dev_config(tmp_path / "state", emulator.url), wrap_store=wrap)
+    await app.start()
+    async with guarded_channel(app.admin_address) as channel:
+        gate = stores[0].hold("identities")
+        held = asyncio.ensure_future(channel.unary_unary(f"/{ADMIN_SERVICE}/ListIdentities")(b""))
+        await eventually(lambda: stores[0].calls["identities"] > 1)  # the first was the warm-up's
+        stopping = asyncio.ensure_future(app.stop())
+        # Nothing happens in this time unless the call is cut.
+        assert await asyncio.wait({held, stopping}, timeout=0.4) == (set(), {held, stopping})
+        gate.set()
+        await held
+        await stopping
 
 
 async def test_draining_refuses_new_calls_with_a_reason(broker: Broker) -> None:
