@@ -21,7 +21,7 @@ from broker import __version__
 from broker.audit import AuditLog
 from broker.auth_json import unverified_expire_time
 from broker.authorization import AuthorizationSettings, Authorizer
-from broker.backend_api import BackendApi, BackendEndpoints, ExchangeRecord
+from broker.backend_api import BackendApi, BackendEndpoints
 from broker.backends import Backend
 from broker.bearer import Bearer, BearerSource
 from broker.bearer.file import BearerFileError, FileSource, read_token
@@ -34,6 +34,7 @@ from broker.http import HttpListener, Readiness
 from broker.keyring import Keyring, KeyringError
 from broker.model import IdentityName
 from broker.origins import parse_origin
+from broker.outbound import ExchangeRecord
 from broker.profiles import PRESETS, resolve_urls
 from broker.registration import Registrar
 from broker.rpc.admin import BrokerAdminServicer

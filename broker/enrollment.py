@@ -29,7 +29,7 @@ from broker.auth_json import (
     parse_auth_json,
     unverified_claims,
 )
-from broker.backend_api import BackendApi, FailureKind, OutboundFailure
+from broker.backend_api import BackendApi
 from broker.backends import Backend
 from broker.bearer import BearerSource
 from broker.clock import Clock
@@ -48,6 +48,7 @@ from broker.model import (
     StoredBearer,
     TaskKind,
 )
+from broker.outbound import FailureKind, OutboundFailure
 from broker.profiles import AgentAuth, upstream_key
 from broker.registration import Registrar, fresher_bearer, live_bearer
 from broker.snapshots import (

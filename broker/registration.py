@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker import assertion, errors
-from broker.backend_api import BackendApi, FailureKind, OutboundFailure, TaskAnswer
+from broker.backend_api import BackendApi, TaskAnswer
 from broker.bearer import Bearer
 from broker.clock import Clock
 from broker.errors import BrokerError
 from broker.keyring import Keyring
 from broker.keys import SigningKey
 from broker.model import Identity, IdentityId, Task, TaskKind, ThreadId, UpstreamKey, UpstreamTask
+from broker.outbound import FailureKind, OutboundFailure
 from broker.policy import TaskFact
 from broker.profiles import TaskAuth, upstream_key
 from broker.sealed_box import SealedTaskIdError, open_task_id

@@ -19,19 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from broker.assertion import InvalidBackendIdError, registration_signature
-from broker.backend_api import (
-    BackendApi,
-    BackendEndpoints,
-    ExchangeRecord,
-    FailureKind,
-    GuardedHttp,
-    HttpLimits,
-    OriginNotAllowedError,
-    OutboundFailure,
-    OutboundRequest,
-    Retried,
-    TaskAnswer,
-)
+from broker.backend_api import BackendApi, BackendEndpoints, TaskAnswer
 from broker.emulator import Account, Action, EmulatorServer, EmulatorSettings, FaultRule, Operation
 from broker.emulator import TaskAnswer as AnsweredField
 from broker.errors import (
@@ -47,6 +35,16 @@ from broker.identity_jwt import JwkSet, verify
 from broker.keys import SigningKey
 from broker.model import Secret, TaskKind, ThreadId
 from broker.origins import Origin, parse_origin
+from broker.outbound import (
+    ExchangeRecord,
+    FailureKind,
+    GuardedHttp,
+    HttpLimits,
+    OriginNotAllowedError,
+    OutboundFailure,
+    OutboundRequest,
+    Retried,
+)
 from broker.profiles import PRESETS, resolve_urls
 from broker.sealed_box import open_task_id
 from tests.support.http_faults import Behaviour, FaultServer, RecordingClock, drip, raw, respond

@@ -1,4 +1,3 @@
-
 """A broker that is not there: gRPC channels that answer in memory, for tests of what calls one."""
 
 from collections.abc import Callable, Mapping

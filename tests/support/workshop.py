@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from broker.backend_api import FailureKind, OutboundFailure, TaskAnswer
+from broker.backend_api import TaskAnswer
 from broker.backends import Backend
 from broker.bearer import BearerSource
 from broker.enrollment import BearerChoice, CreateOrder, Enroller, OwnBearer
 from broker.keyring import Keyring
 from broker.model import Identity, IdentityName, Mode, Secret
 from broker.origins import parse_origin
+from broker.outbound import FailureKind, OutboundFailure
 from broker.profiles import DEFAULT_PROFILE, PRESETS
 from broker.registration import Registrar
 from broker.snapshots import IdentityView, Snapshots

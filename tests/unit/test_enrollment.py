@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from broker import errors
-from broker.backend_api import FailureKind
 from broker.bearer import Bearer
 from broker.bearer.static import StaticSource
 from broker.enrollment import CreateOrder, NamedSource, OwnBearer
 from broker.errors import BrokerError
 from broker.keyring import SealBrokenError
 from broker.model import Identity, IdentityName, IdentityState, Mode, Secret
+from broker.outbound import FailureKind
 from broker.snapshots import open_private_key, private_key_context
 from tests.support.workshop import Workshop, failure, workshop
 

@@ -11,9 +11,10 @@ from nacl.public import SealedBox
 from nacl.signing import VerifyKey
 
 from broker import errors
-from broker.backend_api import FailureKind, TaskAnswer
+from broker.backend_api import TaskAnswer
 from broker.errors import BrokerError
 from broker.model import Task, TaskState, ThreadId
+from broker.outbound import FailureKind
 from broker.policy import TaskFact
 from broker.snapshots import IdentityView
 from tests.support.workshop import LEASE, Workshop, failure, plain, workshop

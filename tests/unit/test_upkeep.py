@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from broker.audit import AuditLog
-from broker.backend_api import FailureKind
 from broker.bearer.file import FileSource
 from broker.model import IdentityState, Mode, ThreadId, UpstreamKey
+from broker.outbound import FailureKind
 from broker.upkeep import Upkeep
 from tests.support.stores import NOW
 from tests.support.workshop import Workshop, failure, plain, workshop
