@@ -18,15 +18,7 @@ from typing import Final
 
 from broker import errors
 from broker.auth_json import (
-    AccountRecord,
-    ApiKey,
-    IdentityJwt,
-    PersonalAccessToken,
-    Tokens,
-    TokensOnly,
     UnverifiedTokenClaims,
-    WorkspaceRecord,
-    parse_auth_json,
     unverified_claims,
 )
 from broker.backend_api import BackendApi
@@ -34,9 +26,9 @@ from broker.backends import Backend
 from broker.bearer import BearerSource
 from broker.clock import Clock
 from broker.errors import BrokerError
-from broker.identity_jwt import IdentityJwtError, JwksCache, JwksError, JwtProblem, verify
+from broker.imports import Imported, ImportReader, ImportSource, OwnBearer
 from broker.keyring import Keyring
-from broker.keys import InvalidKeyError, SigningKey, derive_seed
+from broker.keys import SigningKey, derive_seed
 from broker.model import (
     Identity,
     IdentityId,
@@ -46,9 +38,8 @@ from broker.model import (
     Origin,
     Secret,
     StoredBearer,
-    TaskKind,
 )
-from broker.outbound import FailureKind, OutboundFailure
+from broker.outbound import OutboundFailure
 from broker.profiles import AgentAuth, upstream_key
 from broker.registration import Registrar, fresher_bearer, live_bearer
 from broker.snapshots import (
@@ -69,14 +60,6 @@ REGISTRATION_SECONDS: Final = 50.0
 _FIRST_COOL_DOWN: Final = 1.0
 _LONGEST_COOL_DOWN: Final = 60.0
 _REFUSED_COOL_DOWN: Final = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class OwnBearer:
-    """A token that comes with the identity and is kept sealed."""
-
-    token: Secret
-    expire_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +89,6 @@ class CreateOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BareKey:
-    """A key that is registered at the backend already and comes without a login."""
-
-    private_key: Secret
-    agent_runtime_id: str
-    account_id: str
-    user_id: str | None
-    fedramp: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOrder:
     """An identity to be taken over; the fields are those of `ImportIdentityRequest`, checked in form."""
 
@@ -124,30 +96,11 @@ class ImportOrder:
     name: IdentityName
     backend: str
     mode: Mode
-    source: Secret | IdentityJwt | BareKey
-    """The text of an `auth.json`, a JWT, or a bare key."""
+    source: ImportSource
     bearer: BearerChoice = None
     expected_account_id: str | None = None
     expected_user_id: str | None = None
     assertions_enabled: bool = True
-    expire_time: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """What an import holds, whatever it came as."""
-
-    origin: Origin
-    account_id: str | None
-    user_id: str | None
-    email: str | None = None
-    plan_type: str | None = None
-    fedramp: bool = False
-    key: SigningKey | None = None
-    agent_runtime_id: str | None = None
-    task_id: str | None = None
-    task_kind: TaskKind = TaskKind.BACKGROUND
-    bearer: OwnBearer | None = None
     expire_time: float | None = None
 
 
@@ -188,7 +141,7 @@ class Enroller:
         self._token_bytes = token_bytes
         self._jitter = jitter
         self._fingerprint_key = keyring.derive_mac_key("create-request")
-        self._jwks = {name: JwksCache(api.fetch_jwks, clock) for name, api in apis.items()}
+        self._imports = ImportReader(apis, clock)
         self._jobs: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
         self._cool_downs: dict[IdentityId, _CoolDown] = {}
 
@@ -198,8 +151,7 @@ class Enroller:
             job.cancel()
         if self._jobs:
             await asyncio.wait(set(self._jobs.values()))
-        for cache in self._jwks.values():
-            await cache.aclose()
+        await self._imports.close()
 
     # --- create -------------------------------------------------------------------------------------------------------
 
@@ -416,100 +368,13 @@ class Enroller:
         request = self._request(order.request_id, order)
         identity = await self._store.remembered_identity(request)
         if identity is None:
-            found = await self._read(order, backend)
+            found = await self._imports.read(order.source, backend.name)
             identity = await self._keep(order, backend, request, found)
             if identity.mode is Mode.AGENT and found.task_id is not None:
                 await self._adopt_task(identity, backend, found)
         return (await self._publish(identity)).identity
 
-    async def _read(self, order: ImportOrder, backend: Backend) -> _Found:
-        match order.source:
-            case Secret():
-                return await self._read_auth_json(order.source, backend)
-            case IdentityJwt():
-                return await self._read_jwt(order.source.unverified_jwt, backend)
-            case BareKey() as bare:
-                return _Found(
-                    origin=Origin.BARE_KEY,
-                    account_id=bare.account_id,
-                    user_id=bare.user_id,
-                    fedramp=bare.fedramp,
-                    key=_parse_key("bare_key.private_key", bare.private_key),
-                    agent_runtime_id=bare.agent_runtime_id,
-                )
-
-    async def _read_auth_json(self, text: Secret, backend: Backend) -> _Found:
-        parsed = parse_auth_json(text.reveal().encode())
-        match parsed:
-            case WorkspaceRecord():
-                return _Found(
-                    origin=Origin.IMPORTED_RECORD,
-                    account_id=parsed.workspace_id,
-                    user_id=parsed.chatgpt_user_id,
-                    fedramp=parsed.tokens is not None and parsed.tokens.claims.unverified_fedramp,
-                    key=_parse_key("agent_identity.agent_private_key", parsed.agent_private_key),
-                    agent_runtime_id=parsed.agent_runtime_id,
-                    task_id=parsed.background_task_id,
-                    bearer=_access_token(parsed.tokens),
-                )
-            case AccountRecord():
-                return _Found(
-                    origin=Origin.IMPORTED_RECORD,
-                    account_id=parsed.account_id,
-                    user_id=parsed.chatgpt_user_id,
-                    email=parsed.email,
-                    plan_type=parsed.plan_type,
-                    fedramp=parsed.fedramp,
-                    key=_parse_key("agent_identity.agent_private_key", parsed.agent_private_key),
-                    agent_runtime_id=parsed.agent_runtime_id,
-                    task_id=parsed.task_id,
-                    bearer=_access_token(parsed.tokens),
-                )
-            case IdentityJwt():
-                return await self._read_jwt(parsed.unverified_jwt, backend)
-            case TokensOnly():
-                claims = parsed.tokens.claims
-                return _Found(
-                    origin=Origin.BEARER_ONLY,
-                    account_id=parsed.tokens.account_id,
-                    user_id=claims.unverified_user_id,
-                    email=claims.unverified_email,
-                    plan_type=claims.unverified_plan_type,
-                    fedramp=claims.unverified_fedramp,
-                    bearer=_access_token(parsed.tokens),
-                )
-            case ApiKey():
-                return _Found(origin=Origin.BEARER_ONLY, account_id=None, user_id=None, bearer=OwnBearer(parsed.key))
-            case PersonalAccessToken():
-                return _Found(origin=Origin.BEARER_ONLY, account_id=None, user_id=None, bearer=OwnBearer(parsed.token))
-
-    async def _read_jwt(self, unverified_jwt: Secret, backend: Backend) -> _Found:
-        try:
-            keys = await self._jwks[backend.name].keys_for(unverified_jwt.reveal())
-            claims = verify(unverified_jwt.reveal(), keys, self._clock.now())
-        except IdentityJwtError as error:
-            if error.problem is JwtProblem.EXPIRED:
-                raise errors.ReauthRequiredError from error
-            raise errors.ImportInvalidError(violations={"identity_jwt": str(error)}) from error
-        except JwksError as error:
-            raise errors.BackendProtocolError(note=str(error)) from error
-        except OutboundFailure as failure:
-            if failure.kind is FailureKind.REFUSED:
-                raise errors.BackendProtocolError(note=failure.note) from failure
-            raise failure.as_error() from failure
-        return _Found(
-            origin=Origin.IMPORTED_JWT,
-            account_id=claims.account_id,
-            user_id=claims.chatgpt_user_id,
-            email=claims.email,
-            plan_type=claims.plan_type,
-            fedramp=claims.fedramp,
-            key=_parse_key("identity_jwt.agent_private_key", claims.agent_private_key),
-            agent_runtime_id=claims.agent_runtime_id,
-            expire_time=claims.expire_time,
-        )
-
-    async def _keep(self, order: ImportOrder, backend: Backend, request: CreateRequest, found: _Found) -> Identity:
+    async def _keep(self, order: ImportOrder, backend: Backend, request: CreateRequest, found: Imported) -> Identity:
         if order.mode is Mode.AGENT and found.key is None:
             raise errors.ImportInvalidError(violations={"source": "holds no agent key; import it in mode BEARER"})
         bearer = order.bearer or found.bearer
@@ -545,7 +410,7 @@ class Enroller:
         )
         return await self._store.create_identity(identity, request, bearer=self._seal_bearer(identity_id, bearer))
 
-    async def _adopt_task(self, identity: Identity, backend: Backend, found: _Found) -> None:
+    async def _adopt_task(self, identity: Identity, backend: Backend, found: Imported) -> None:
         """Take over the task that an imported record holds, so that the backend need not register another."""
         key = upstream_key(backend.profile.task_layout, found.task_kind, None)
         outcome = await self._store.claim_task(
@@ -692,17 +557,6 @@ def _plain(value: object) -> object:
     if fields is None:
         return value
     return {"type": type(value).__name__, **{name: _plain(getattr(value, name)) for name in fields}}
-
-
-def _parse_key(place: str, text: Secret) -> SigningKey:
-    try:
-        return SigningKey.from_pkcs8_base64(text.reveal())
-    except InvalidKeyError as error:
-        raise errors.ImportInvalidError(violations={place: f"cannot be used: {error}"}) from None
-
-
-def _access_token(tokens: Tokens | None) -> OwnBearer | None:
-    return None if tokens is None else OwnBearer(tokens.access_token, tokens.unverified_expire_time)
 
 
 def _same(name: str, stated: str | None, found: str | None, *, unknown_matches: bool = True) -> str | None:

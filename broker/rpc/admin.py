@@ -14,7 +14,8 @@ from broker.auth_json import IdentityJwt
 from broker.authorization import STALE_AFTER_SECONDS, Authorizer
 from broker.bearer import BearerSource
 from broker.clock import Clock
-from broker.enrollment import BareKey, BearerChoice, CreateOrder, Enroller, ImportOrder, NamedSource, OwnBearer
+from broker.enrollment import BearerChoice, CreateOrder, Enroller, ImportOrder, NamedSource
+from broker.imports import BareKey, OwnBearer
 from broker.model import Identity, IdentityState, Mode, Secret, Task, TaskState
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Context, Gate, current_call

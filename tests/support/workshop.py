@@ -11,7 +11,8 @@ from typing import Any, Final
 from broker.backend_api import TaskAnswer
 from broker.backends import Backend
 from broker.bearer import BearerSource
-from broker.enrollment import BearerChoice, CreateOrder, Enroller, OwnBearer
+from broker.enrollment import BearerChoice, CreateOrder, Enroller
+from broker.imports import OwnBearer
 from broker.keyring import Keyring
 from broker.model import Identity, IdentityName, Mode, Secret
 from broker.origins import parse_origin

@@ -10,8 +10,9 @@ import pytest
 from broker import errors
 from broker.bearer import Bearer
 from broker.bearer.static import StaticSource
-from broker.enrollment import CreateOrder, NamedSource, OwnBearer
+from broker.enrollment import CreateOrder, NamedSource
 from broker.errors import BrokerError
+from broker.imports import OwnBearer
 from broker.keyring import SealBrokenError
 from broker.model import Identity, IdentityName, IdentityState, Mode, Secret
 from broker.outbound import FailureKind

@@ -1495,7 +1495,7 @@ class BrokerStatus(_message.Message):
 
     @_builtins.property
     def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentitySummary]:
-        """Identities ordered by name, without deleted ones, at most 1,000; ListIdentities has all of them. May be empty."""
+        """Identities ordered by name, without deleted ones, at most 250; ListIdentities has all of them. May be empty."""
 
     @_builtins.property
     def identity_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentityCount]:
