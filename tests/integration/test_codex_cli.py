@@ -1,7 +1,7 @@
 """A real Codex CLI against the emulator, with nothing between them but what the emulator's banner says to do.
 
-It skips unless the program is there: named by `CODEX_CLI`, found as `codex`, or, when `CODEX_CLI_INSTALL` is set,
-installed by npm into a temporary folder. Seen working with `@openai/codex` 0.169.0.
+The program is the one that `CODEX_CLI` names, or the `codex` that is there; with `CODEX_CLI_INSTALL` or `CI` set npm
+installs it into a temporary folder. Otherwise this is skipped. Seen working with `@openai/codex` 0.169.0.
 """
 
 import json
@@ -24,9 +24,10 @@ def codex(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(named)
     if found := shutil.which("codex"):
         return Path(found)
-    npm = shutil.which("npm")
-    if npm is None or not os.environ.get("CODEX_CLI_INSTALL"):
+    if not (os.environ.get("CODEX_CLI_INSTALL") or os.environ.get("CI")):
         pytest.skip("needs Codex CLI: name it in CODEX_CLI, or set CODEX_CLI_INSTALL to have npm install it")
+    npm = shutil.which("npm")
+    assert npm is not None, "npm is needed to install the Codex CLI"
     folder = tmp_path_factory.mktemp("codex")
     install = (npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), f"@openai/codex@{VERSION}")
     subprocess.run(install, check=True, timeout=300, capture_output=True)
