@@ -197,12 +197,14 @@ class Chain:
             started = counts.begin()
             call = current_call()
             code = grpc.StatusCode.CANCELLED
+            waits = False
             try:
                 self._admit(call)
                 _require_readable(request)
                 response = None if quick is None else quick(request, call)
                 if response is None:
                     self._bound_time(call, context)
+                    waits = True
                     running.begin(call)
                     response = await behaviour(request, context)
                 code = _OK
@@ -214,7 +216,8 @@ class Chain:
                 code = code_of(outcome)
                 await self._abort(path, call, context, outcome, error)
             finally:
-                running.end(call)
+                if waits:
+                    running.end(call)
                 counts.end(code, started)
 
         return handle

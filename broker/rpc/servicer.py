@@ -50,13 +50,18 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
         return None if answer is None else self._pack(answer)
 
     def _pack(self, answer: Answer) -> pb2.GetAuthorizationResponse:
-        """Pack an answer; the message of one that is handed out again is copied, not built."""
+        """
+        Pack an answer; one that is handed out again is the same message with the time of now.
+
+        That it is shared does no harm: gRPC serializes it when the handler returns, and at worst, should it ever wait
+        before, a caller would see a time that is newer by that wait.
+        """
         if answer.packed is None:
-            answer.packed = pb2.GetAuthorizationResponse(authorization=messages.authorization(answer.authorization))
-        response = pb2.GetAuthorizationResponse()
-        response.CopyFrom(answer.packed)
+            message = pb2.GetAuthorizationResponse(authorization=messages.authorization(answer.authorization))
+            answer.packed = (message, message.authorization.server_time)
+        response: pb2.GetAuthorizationResponse
+        response, server_time = answer.packed
         now = self._clock.now()
-        server_time = response.authorization.server_time
         server_time.seconds = int(now)
         server_time.nanos = int(now % 1 * 1e9)
         return response
