@@ -16,10 +16,7 @@ from nacl.signing import SigningKey
 
 VECTORS = Path(__file__).with_name("agent_identity.json")
 
-_COMMENT = (
-    "Ed25519, AgentAssertion and sealed task ids; made with PyNaCl, checked against a real client."
-    " protocol.md sections 1.6 to 1.8."
-)
+_COMMENT = "Ed25519, AgentAssertion and sealed task ids; made with PyNaCl, checked against a real client."
 _ASSERTIONS = (
     ("07" * 32, "agent-123", "task-123", "2026-04-23T00:00:00Z"),
     (
