@@ -186,10 +186,10 @@ class AuditLog:
             self._unsynced.clear()
             try:
                 await asyncio.to_thread(os.fdatasync, self._file or 0)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - syncing must not end, whatever went wrong
                 self._sync_failed = True
                 self._close_lines()
-                _LOG.error("audit_sync_failed", errno=error.errno)
+                _LOG.error("audit_sync_failed", exc_info=error)
             await asyncio.sleep(SYNC_SECONDS / 2)
 
 

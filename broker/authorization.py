@@ -373,7 +373,7 @@ class Authorizer:
         """Load the task, or have it registered; return what is known when neither made it live."""
         try:
             if task is None:
-                loaded = await self._snapshots.load_task(view.identity, thread_id)
+                loaded = await self._snapshots.load_task(view.identity, thread_id, wait_until=wait_until)
                 if loaded is not None and _task_fact(loaded, self._clock.now()) is not TaskFact.ABSENT:
                     return _Found()
             bound = await self._registrar.ensure(view, thread_id, wait_until=wait_until)

@@ -190,6 +190,8 @@ class Registrar:
                         restart=restart,
                     )
                 )
+                # Begun anew once: a thread that is ended from here on stays ended, however often this tries.
+                restart = False
                 if isinstance(outcome, Claimed):
                     return await self._register(view, outcome.task)
                 if not isinstance(outcome, HeldElsewhere):
@@ -218,8 +220,7 @@ class Registrar:
         flight = (upstream.identity_id, upstream.generation, upstream.key)
         self._flights[flight] = asyncio.Event()
         try:
-            async with self._slots:
-                task_id = await self._ask_backend(view, task, upstream)
+            task_id = await self._ask_in_turn(view, task, upstream)
             completed = await self._complete(upstream, task_id)
         finally:
             self._flights.pop(flight).set()
@@ -234,6 +235,22 @@ class Registrar:
             "task_registered", identity=view.identity.name, upstream_version=completed.version, kind=task.kind.value
         )
         return await self._store.task(task.identity_id, task.thread_id) or task
+
+    async def _ask_in_turn(self, view: IdentityView, task: Task, upstream: UpstreamTask) -> str:
+        try:
+            await self._slots.acquire()
+        except asyncio.CancelledError:
+            await asyncio.shield(self._give_back(view, upstream, answer_lost=False))
+            raise
+        try:
+            trouble = self.trouble(view, task.thread_id)
+            if trouble is not None:
+                # What was learned while this waited for its turn holds for it too.
+                await self._give_back(view, upstream, answer_lost=False)
+                raise trouble.outcome(retry_after=trouble.until - self._clock.monotonic())
+            return await self._ask_backend(view, task, upstream)
+        finally:
+            self._slots.release()
 
     async def _complete(self, upstream: UpstreamTask, task_id: str) -> UpstreamTask | None:
         """Write the answer down; a store that is away is asked again for as long as the claim is surely ours."""
@@ -335,13 +352,17 @@ class Registrar:
         whole_identity = fact is not TaskFact.COOLING_DOWN
         key = (upstream.identity_id, upstream.generation, None if whole_identity else upstream.key)
         before = self._troubles.get(key)
-        strikes = 1 + (before.strikes if before is not None else 0)
+        now = self._clock.monotonic()
+        if before is not None and before.until > now:
+            strikes = before.strikes  # failures of the same moment are one
+        else:
+            strikes = 1 + (before.strikes if before is not None else 0)
         if whole_identity:
-            seconds = min(_REFUSAL_COOL_DOWN * 2.0 ** (strikes - 1), _LONGEST_REFUSAL_COOL_DOWN)
+            seconds = min(_REFUSAL_COOL_DOWN * 2.0 ** min(strikes - 1, 10), _LONGEST_REFUSAL_COOL_DOWN)
         else:
             seconds = min(_SHORTEST_COOL_DOWN * 2.0 ** min(strikes - 1, 10), _LONGEST_COOL_DOWN)
             seconds = max(seconds * self._jitter.uniform(0.5, 1.0), error.retry_after or 0.0)
-        trouble = Trouble(fact, type(error), self._clock.monotonic() + seconds, strikes)
+        trouble = Trouble(fact, type(error), now + seconds, strikes)
         if len(self._troubles) >= _MOST_TROUBLES:
             self._troubles.pop(next(iter(self._troubles)))
         self._troubles[key] = trouble

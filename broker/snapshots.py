@@ -10,6 +10,7 @@ import asyncio
 import functools
 import hashlib
 import hmac
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from broker.backends import Backend
 from broker.bearer import Bearer, BearerSource
 from broker.bearer.static import StaticSource
 from broker.clock import Clock
-from broker.errors import BrokerError, RowCorruptError
+from broker.errors import BrokerError, RowCorruptError, StoreDownError
 from broker.keyring import Keyring, SealBrokenError, SealContext, SealPurpose
 from broker.keys import InvalidKeyError, SigningKey
 from broker.model import (
@@ -340,12 +341,14 @@ class Snapshots:
             after = page.next_after
             await asyncio.sleep(0)
 
-    async def load_task(self, identity: Identity, thread_id: ThreadId | None) -> TaskView | None:
+    async def load_task(
+        self, identity: Identity, thread_id: ThreadId | None, *, wait_until: float = math.inf
+    ) -> TaskView | None:
         """
         Load a binding from the store; callers who ask for the same one wait for one read.
 
         Raises:
-            StoreDownError: the store cannot be reached.
+            StoreDownError: the store cannot be reached, or did not answer by `wait_until` (monotonic).
             RowCorruptError: the binding's row cannot be read.
         """
         key = (identity.id, thread_id)
@@ -354,7 +357,10 @@ class Snapshots:
             load = asyncio.create_task(self._load_task(identity.id, thread_id), name="load-task")
             self._loads[key] = load
             load.add_done_callback(lambda _: self._loads.pop(key, None))
-        await asyncio.wait({load})
+        timeout = None if wait_until == math.inf else max(0.0, wait_until - self._clock.monotonic())
+        await asyncio.wait({load}, timeout=timeout)
+        if not load.done():
+            raise StoreDownError(retry_after=1.0)
         error = load.exception()
         if isinstance(error, BrokerError):
             # A fresh one for each who waited: a shared exception would gather all their tracebacks.

@@ -132,9 +132,15 @@ class Upkeep:
                 self._prewarming[identity_id] = task
 
     def _background_settled(self, view: IdentityView) -> bool:
-        """Say whether the background task lives, or an operator took it down: then only RegisterTask begins it anew."""
+        """
+        Say whether there is nothing to prewarm: it lives, or only somebody else can mend it.
+
+        What an operator took down only RegisterTask begins anew; an id that does not open only RevokeTask clears.
+        """
         task = self._snapshots.task(view.identity, None)
-        return task is not None and (task.upstream_task_id is not None or task.task.state is not TaskState.ACTIVE)
+        if task is None:
+            return False
+        return task.upstream_task_id is not None or task.task.state is not TaskState.ACTIVE or task.is_unreadable
 
     async def _prewarm_one(self, view: IdentityView) -> None:
         try:
@@ -171,9 +177,9 @@ class Upkeep:
         while True:
             try:
                 await self._snapshots.preload_tasks()
-            except BrokerError as error:
+            except Exception as error:  # noqa: BLE001 - what is not in memory is not served when the store goes away
                 if not failed:
-                    _LOG.warning("preload_failed", reason=error.reason)
+                    _LOG.warning("preload_failed", exc_info=error)
                 failed = True
                 await self._clock.sleep(_PRELOAD_SECONDS)
             else:
