@@ -378,6 +378,8 @@ class Application:
         await asyncio.gather(
             self._callers.stop(settings.drain_grace_seconds), self._admin.stop(settings.drain_grace_seconds)
         )
+        # Nothing new is begun from here on, so that what drains is all there is.
+        await self.upkeep.stop()
         await self.registrar.drain(settings.drain_grace_seconds)
         await self._exits.aclose()
 

@@ -267,6 +267,12 @@ class Config(_Section):
                 problems.append(
                     f"backends.{name}.profile: there is no profile {backend.profile!r}; known: {', '.join(PRESETS)}"
                 )
+                # Without a profile only each URL by itself can be looked at.
+                for key in ("base_url", "authapi_base_url", "jwks_base_url"):
+                    try:
+                        parse_origin(getattr(backend, key) or "https://unset.invalid", allow_loopback_http=self.dev)
+                    except OriginError as error:
+                        problems.append(f"backends.{name}.{key}: {error}")
             else:
                 try:
                     resolve_urls(

@@ -427,3 +427,12 @@ def test_no_settings_crash_the_reading(values: dict[str, Any], dev: bool) -> Non
 def test_no_environment_crashes_the_reading(environment: dict[str, str]) -> None:
     """Whatever stands in the environment, it is taken, told, or not ours."""
     assert taken_or_told(None, environment)
+
+
+def test_a_wrong_profile_does_not_hide_a_wrong_url(tmp_path: Path) -> None:
+    """Both are told at once, so that they can be mended at once."""
+    path = tmp_path / "broker.toml"
+    path.write_text('[backends.default]\nprofile = "nope"\nbase_url = "http://chatgpt.com/backend-api"\n')
+    told = problems(path)
+    assert any(problem.startswith("backends.default.profile: ") for problem in told)
+    assert any(problem.startswith("backends.default.base_url: ") for problem in told)
