@@ -53,13 +53,11 @@ from broker.policy import (
     account,
     decide,
 )
-from broker.registration import Registrar
+from broker.registration import ANSWER_MARGIN_SECONDS, Registrar
 from broker.scopes import ScopeRule, TaskNeed
 from broker.snapshots import IdentityView, Snapshots, TaskView
 from broker.telemetry import Metrics, Tally
 
-ANSWER_MARGIN_SECONDS: Final = 0.1
-"""How long before a caller's deadline a wait ends, so that the answer still reaches it."""
 STALE_AFTER_SECONDS: Final = 5.0
 _MOST_ROUNDS: Final = 4
 _MOST_ANSWERS: Final = 20_000

@@ -30,6 +30,8 @@ from broker.telemetry import Metrics, logger
 
 _LOG: Final = logger(__name__)
 
+ANSWER_MARGIN_SECONDS: Final = 0.1
+"""How long before a caller's deadline a wait ends, so that the answer still reaches it."""
 _SHORTEST_COOL_DOWN: Final = 1.0
 _LONGEST_COOL_DOWN: Final = 60.0
 _REFUSAL_COOL_DOWN: Final = 60.0

@@ -5,17 +5,14 @@ Registering itself stands in `broker.registration`.
 """
 
 from dataclasses import replace
-from typing import Final
 
 from broker import errors
 from broker.clock import Clock
 from broker.model import IdentityState, Mode, Task, TaskKind, TaskState, ThreadId
 from broker.profiles import upstream_key
-from broker.registration import Registrar
+from broker.registration import ANSWER_MARGIN_SECONDS, Registrar
 from broker.snapshots import IdentityView, Snapshots
 from broker.store import Store
-
-ANSWER_MARGIN_SECONDS: Final = 0.1
 
 
 class TaskKeeper:

@@ -17,6 +17,7 @@ from broker.clock import Clock
 from broker.enrollment import BearerChoice, CreateOrder, Enroller, ImportOrder, NamedSource
 from broker.imports import BareKey, OwnBearer
 from broker.model import Identity, IdentityState, Mode, Secret, Task, TaskState
+from broker.registration import ANSWER_MARGIN_SECONDS
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Context, Gate, current_call
 from broker.rpc.pages import PageTokens
@@ -29,7 +30,6 @@ Word = TypeVar("Word")
 Row = TypeVar("Row", pb2.Identity, caller_pb2.Task)
 
 LARGEST_AUTH_JSON_BYTES: Final = 32 * 1024
-_ANSWER_MARGIN_SECONDS: Final = 0.1
 _CHANGEABLE: Final = ("bearer_source", "assertions_enabled", "expire_time")
 _MOST_SUMMARIES: Final = 250
 # An answer has at most 64 KiB: a page that is not full takes another bite of rows, none of which has more than 2.5 KB.
@@ -314,7 +314,7 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
     # --- helpers ------------------------------------------------------------------------------------------------------
 
     def _wait_until(self) -> float:
-        return current_call().deadline - _ANSWER_MARGIN_SECONDS
+        return current_call().deadline - ANSWER_MARGIN_SECONDS
 
     def _record(self, event: str, name: str, comment: str, **more: str | bool) -> None:
         """Record what an operator is about to do, before it is done."""

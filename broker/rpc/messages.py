@@ -54,11 +54,6 @@ def timestamp(seconds: float | None) -> Timestamp | None:
     return Timestamp(seconds=whole, nanos=int((seconds - whole) * _NANOS))
 
 
-def seconds_of(moment: Timestamp) -> float:
-    """Return the Unix seconds of a timestamp."""
-    return moment.seconds + moment.nanos / _NANOS
-
-
 def duration(seconds: float | None) -> Duration | None:
     """Convert seconds; None leaves the field unset."""
     if seconds is None:
