@@ -119,6 +119,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """What a revision names; its task's or bearer's version only by comparing `text` with another of this caller."""
+
+    identity_id: IdentityId
+    generation: int
+    kind: CredentialKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """What trying to obtain something brought, where that is not in the snapshot."""
 
@@ -187,7 +197,7 @@ class Authorizer:
         answer = self._answers.get((call.caller.principal, request))
         if answer is None or answer.epoch != self._snapshots.epoch:
             return None
-        self._hand_out(answer, min_validity, call)
+        self.hand_out(answer, call, min_validity=min_validity)
         return answer
 
     async def authorize(
@@ -207,14 +217,35 @@ class Authorizer:
         """
         answer = self.repeat(call, request, min_validity=min_validity)
         if answer is None:
-            answer = await self._work_out(call.caller, request, deadline)
-            if len(self._answers) < _MOST_ANSWERS:
-                self._answers[call.caller.principal, request] = answer
-            self._hand_out(answer, min_validity, call)
+            answer = await self.work_out(call.caller, request, deadline=deadline)
+            self.hand_out(answer, call, min_validity=min_validity)
         return answer
 
-    def _hand_out(self, answer: Answer, min_validity: float, call: Asking) -> None:
-        """Check the wanted validity, record the grant before it leaves, and count it."""
+    async def work_out(self, caller: Caller, request: AuthorizationRequest, *, deadline: float) -> Answer:
+        """
+        Return what a call would be answered, worked out now or in this second, without handing it out.
+
+        Nothing of it may leave before `hand_out`.
+
+        Raises:
+            BrokerError: no header is handed out; the class says why.
+        """
+        self._tick()
+        answer = self._answers.get((caller.principal, request))
+        if answer is None or answer.epoch != self._snapshots.epoch:
+            answer = await self._work_out(caller, request, deadline)
+            if len(self._answers) < _MOST_ANSWERS:
+                self._answers[caller.principal, request] = answer
+        return answer
+
+    def hand_out(self, answer: Answer, call: Asking, *, min_validity: float = 0.0) -> None:
+        """
+        Check the wanted validity, record the grant before it leaves, and count it.
+
+        Raises:
+            AuditDownError: the grant could not be recorded.
+            MinValidityTooLongError: the authorization does not live that long.
+        """
         wanted = max(min_validity, answer.min_lifetime)
         if wanted > 0:
             _require_validity(answer.authorization, wanted, self._clock.now())
@@ -547,6 +578,24 @@ class Authorizer:
         tag = hmac.digest(self._revision_key, payload + caller.principal.encode(), hashlib.sha256)[:16]
         return base64.urlsafe_b64encode(payload + tag).rstrip(b"=").decode("ascii")
 
+    def read_revision(self, caller: Caller, text: str) -> Revision:
+        """
+        Return what a revision names.
+
+        Raises:
+            RevisionUnknownError: it is none of ours, or was given to another caller.
+        """
+        try:
+            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            raw = b""
+        payload, tag = raw[:_REVISION_BYTES], raw[_REVISION_BYTES:]
+        expected = hmac.digest(self._revision_key, payload + caller.principal.encode(), hashlib.sha256)[:16]
+        if len(payload) != _REVISION_BYTES or not hmac.compare_digest(tag, expected):
+            raise errors.RevisionUnknownError
+        generation, number = struct.unpack_from(">QB", payload, 16)
+        return Revision(IdentityId(payload[:16].hex()), generation, _KINDS[number], text)
+
     def _connection_tag(self, view: IdentityView, kind: CredentialKind, version: str) -> str:
         identity = view.identity
         fields = "\x00".join((view.backend.name, identity.id, str(identity.generation), kind, version))
@@ -586,6 +635,8 @@ _TASK_FACTS: Final[Mapping[type[BrokerError], TaskFact | None]] = {
 """What a failed registration says of the task; other failures are the call's own."""
 
 _KIND_NUMBERS: Final = {CredentialKind.AGENT_ASSERTION: 1, CredentialKind.BEARER: 2}
+_KINDS: Final = {number: kind for kind, number in _KIND_NUMBERS.items()}
+_REVISION_BYTES: Final = 16 + struct.calcsize(">QB") + 12
 
 
 def _task_thread(rule: ScopeRule, request: AuthorizationRequest) -> ThreadId | None:
