@@ -192,6 +192,46 @@ AUDIT_FAULT_KIND_UNREADABLE: AuditFaultKind.ValueType  # 4
 """The record cannot be read at all."""
 Global___AuditFaultKind: _TypeAlias = AuditFaultKind  # noqa: Y015
 
+class _BearerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BearerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BearerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BEARER_STATE_UNSPECIFIED: _BearerState.ValueType  # 0
+    """There is none."""
+    BEARER_STATE_LIVE: _BearerState.ValueType  # 1
+    """It is good."""
+    BEARER_STATE_REFRESHING: _BearerState.ValueType  # 2
+    """It is good and is being refreshed now."""
+    BEARER_STATE_REFRESH_FAILING: _BearerState.ValueType  # 3
+    """It is good, and the last refresh failed. `last_error` says why, `retry_time` when it is tried again."""
+    BEARER_STATE_ABSENT: _BearerState.ValueType  # 4
+    """None is at hand, and one can be had. Calls that need it wait for it."""
+    BEARER_STATE_REAUTH_REQUIRED: _BearerState.ValueType  # 5
+    """It cannot be refreshed any more, or the backend rejects it: ReauthenticateIdentity gives another. What is still good
+    is served until it ends.
+    """
+
+class BearerState(_BearerState, metaclass=_BearerStateEnumTypeWrapper):
+    """How a bearer stands."""
+
+BEARER_STATE_UNSPECIFIED: BearerState.ValueType  # 0
+"""There is none."""
+BEARER_STATE_LIVE: BearerState.ValueType  # 1
+"""It is good."""
+BEARER_STATE_REFRESHING: BearerState.ValueType  # 2
+"""It is good and is being refreshed now."""
+BEARER_STATE_REFRESH_FAILING: BearerState.ValueType  # 3
+"""It is good, and the last refresh failed. `last_error` says why, `retry_time` when it is tried again."""
+BEARER_STATE_ABSENT: BearerState.ValueType  # 4
+"""None is at hand, and one can be had. Calls that need it wait for it."""
+BEARER_STATE_REAUTH_REQUIRED: BearerState.ValueType  # 5
+"""It cannot be refreshed any more, or the backend rejects it: ReauthenticateIdentity gives another. What is still good
+is served until it ends.
+"""
+Global___BearerState: _TypeAlias = BearerState  # noqa: Y015
+
 @_typing.final
 class Identity(_message.Message):
     """One agent identity as the broker keeps it. It never carries a secret."""
@@ -1366,6 +1406,15 @@ class IdentitySummary(_message.Message):
     ACTIVE_TASK_COUNT_FIELD_NUMBER: _builtins.int
     BEARER_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     RETRY_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    BEARER_STATE_FIELD_NUMBER: _builtins.int
+    BEARER_REFRESH_TIME_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_TIME_FIELD_NUMBER: _builtins.int
+    REJECTED_SCOPES_FIELD_NUMBER: _builtins.int
+    TASK_REPLACE_TIME_FIELD_NUMBER: _builtins.int
+    WATCH_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Always set."""
     backend: _builtins.str
@@ -1378,13 +1427,49 @@ class IdentitySummary(_message.Message):
     """Why the state is not ACTIVE. Unspecified otherwise."""
     active_task_count: _builtins.int
     """How many of its tasks are ACTIVE."""
+    bearer_state: Global___BearerState.ValueType
+    """How its bearer stands. Unspecified when it has none."""
+    last_error: _error_reason_pb2.ErrorReason.ValueType
+    """What went wrong last and has not gone right since, as the reason that callers would get. Unspecified when nothing is
+    known against it.
+    """
+    watch_count: _builtins.int
+    """How many subscriptions of this broker's watchers are for it."""
     @_builtins.property
     def bearer_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When its bearer ends. Unset when it has none, or one without an end."""
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
-        """When the next registration is tried, after one that failed. Unset when none waits."""
+        """When what failed is tried again: the registration of the agent or of its background task, or the refresh of its
+        bearer. Unset when nothing waits.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When its login ends. Unset when it has no end."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """About when this broker last handed out an authorization of it, to the minute. Unset when it has not since it started."""
+
+    @_builtins.property
+    def bearer_refresh_time(self) -> _timestamp_pb2.Timestamp:
+        """When its bearer is refreshed next. Unset when that is up to somebody else."""
+
+    @_builtins.property
+    def last_error_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was. Unset where `last_error` is unspecified, and where it was not noticed by this process."""
+
+    @_builtins.property
+    def rejected_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes whose route at the backend rejected fresh assertions while others are accepted, ordered by name. For these it
+        answers BACKEND_UNSUPPORTED until the rejection window ends. May be empty.
+        """
+
+    @_builtins.property
+    def task_replace_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of its tasks in memory is replaced ahead of its end. Unset when none is due to be."""
 
     def __init__(
         self,
@@ -1397,10 +1482,19 @@ class IdentitySummary(_message.Message):
         active_task_count: _builtins.int = ...,
         bearer_expire_time: _timestamp_pb2.Timestamp | None = ...,
         retry_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        bearer_state: Global___BearerState.ValueType = ...,
+        bearer_refresh_time: _timestamp_pb2.Timestamp | None = ...,
+        last_error: _error_reason_pb2.ErrorReason.ValueType = ...,
+        last_error_time: _timestamp_pb2.Timestamp | None = ...,
+        rejected_scopes: _abc.Iterable[_builtins.str] | None = ...,
+        task_replace_time: _timestamp_pb2.Timestamp | None = ...,
+        watch_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bearer_expire_time", b"bearer_expire_time", "retry_time", b"retry_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bearer_expire_time", b"bearer_expire_time", "bearer_refresh_time", b"bearer_refresh_time", "expire_time", b"expire_time", "last_error_time", b"last_error_time", "last_use_time", b"last_use_time", "retry_time", b"retry_time", "task_replace_time", b"task_replace_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_task_count", b"active_task_count", "backend", b"backend", "bearer_expire_time", b"bearer_expire_time", "mode", b"mode", "name", b"name", "retry_time", b"retry_time", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_task_count", b"active_task_count", "backend", b"backend", "bearer_expire_time", b"bearer_expire_time", "bearer_refresh_time", b"bearer_refresh_time", "bearer_state", b"bearer_state", "expire_time", b"expire_time", "last_error", b"last_error", "last_error_time", b"last_error_time", "last_use_time", b"last_use_time", "mode", b"mode", "name", b"name", "rejected_scopes", b"rejected_scopes", "retry_time", b"retry_time", "state", b"state", "state_reason", b"state_reason", "task_replace_time", b"task_replace_time", "watch_count", b"watch_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
