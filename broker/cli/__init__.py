@@ -55,9 +55,15 @@ SECTIONS: Final[dict[str, dict[str, LazyCommand]]] = {
         "end-task": LazyCommand("broker.cli.caller", "end_task", "End the task of a thread."),
     },
     "Operate": {
-        "identity": LazyCommand("broker.cli.identity", "identity", "Create, import, look at and switch identities."),
+        "identity": LazyCommand(
+            "broker.cli.identity", "identity", "Create, import, look at, renew and switch identities."
+        ),
         "task": LazyCommand("broker.cli.task", "task", "Look at and revoke tasks."),
-        "status": LazyCommand("broker.cli.status", "status", "Say how a broker is doing."),
+        "status": LazyCommand(
+            "broker.cli.status",
+            "status",
+            "Say how a broker is doing: who holds what, what is due next, and what somebody must do.",
+        ),
         "check-config": LazyCommand(
             "broker.cli.config", "check_config", "Check a configuration and name every problem at once."
         ),

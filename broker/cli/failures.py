@@ -20,7 +20,6 @@ from broker.errors import StartupError
 
 _RETRY: Final = "try again"
 _UNKNOWN: Final = "this broker is newer than the command; its error_reason.proto explains the reason"
-_OPERATOR: Final = "look at the identity: credential-broker identity show NAME"
 
 NEXT_STEPS: Final[dict[str, str]] = {
     "SCOPE_UNKNOWN": "see what may be asked for: credential-broker scopes",
@@ -41,11 +40,12 @@ NEXT_STEPS: Final[dict[str, str]] = {
     "IDENTITY_EXISTS": "choose another name, or look at it: credential-broker identity show NAME",
     "FEATURE_DISABLED": "switch assertions on: `assertions` of the backend, or of the identity",
     "BACKEND_UNSUPPORTED": "see why: credential-broker explain; the backend's `assertion_routes` decide",
-    "BEARER_UNAVAILABLE": "give the identity a bearer: credential-broker identity update NAME --bearer-source SOURCE",
-    "IDENTITY_REJECTED": _OPERATOR,
-    "REAUTH_REQUIRED": _OPERATOR,
-    "ROTATION_UNSUPPORTED": "create a new identity, or import a new record",
-    "TASK_ENDED": "start a new task for the thread: credential-broker register-task --thread ID",
+    "BEARER_UNAVAILABLE": "give it a bearer: --bearer-source or --token-file when creating it, or `identity update`",
+    "IDENTITY_REJECTED": "an operator replaces its key (credential-broker identity rotate NAME) or its login"
+    " (credential-broker identity reauthenticate NAME --from FILE)",
+    "REAUTH_REQUIRED": "an operator logs in again: credential-broker identity reauthenticate NAME --from FILE",
+    "ROTATION_UNSUPPORTED": "create a new identity, or give it a new login: credential-broker identity reauthenticate",
+    "TASK_ENDED": "start a new task: credential-broker register-task --thread ID, or --background",
     "TASK_SHARED": "see who shares it: credential-broker task list; then revoke them all with --force",
     "TARGET_NOT_ALLOWED": "send the call to the identity's own backend, or use the other backend's identity",
     "ACCOUNT_MISMATCH": "use the identity of that account, or correct the account",
@@ -102,6 +102,11 @@ class Failure:
     request_id: str
 
     @property
+    def is_final(self) -> bool:
+        """Whether the same call would fail again: nothing is under way that it could go on with."""
+        return self.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED")
+
+    @property
     def document(self) -> dict[str, Any]:
         """The failure as JSON."""
         return {
@@ -132,15 +137,18 @@ class CallFailedError(click.ClickException):
         super().__init__(f"{failure.reason or failure.code}: {failure.text}")
         self.failure = failure
         self.as_json = as_json
-        self.resume = resume
+        self.resume = "" if failure.is_final else resume
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The failure and how to go on, as JSON."""
+        document = {"error": self.failure.document}
+        return {**document, "resume": self.resume} if self.resume else document
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it."""
-        click.echo(self._json() if self.as_json else self._block(), file=file, err=True, color=self.show_color)
-
-    def _json(self) -> str:
-        document = {"error": self.failure.document}
-        return json.dumps({**document, "resume": self.resume} if self.resume else document, indent=2)
+        text = json.dumps(self.document, indent=2) if self.as_json else self._block()
+        click.echo(text, file=file, err=True, color=self.show_color)
 
     def _block(self) -> str:
         failure = self.failure
@@ -150,7 +158,7 @@ class CallFailedError(click.ClickException):
             lines.append(f"  retry after: {show_seconds(failure.retry_seconds)}")
         lines.append(f"  next: {failure.next_step}")
         if self.resume:
-            lines.append(f"  cut off? the same creation goes on with {self.resume}")
+            lines.append(f"  it may be under way: go on with the same command and {self.resume}")
         if failure.request_id:
             lines.append(f"  request id: {printable(failure.request_id)}")
         return "\n".join(lines)

@@ -1,5 +1,8 @@
 """The commands of operators about identities: `identity create`, `import`, `list`, `show` and the rest."""
 
+import base64
+import json
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -14,11 +17,13 @@ from broker.cli.channel import Listener, Session, with_session
 from broker.cli.help import examples
 from broker.cli.output import echo_fields, echo_table, number_of, show_time, word, words_of
 from broker.cli.parameters import Moment, Secret, SecretFile, refuse_typed_secrets
+from broker.clock import SystemClock
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _MODE = admin.IdentityMode.DESCRIPTOR
 _STATE = admin.IdentityState.DESCRIPTOR
+_JWT_PARTS = 3
 _CREATION_TIMEOUT = "60s"
 """Creations wait for the backend; the broker's own limit for them."""
 
@@ -30,7 +35,7 @@ _comment = click.option("--comment", default="", help="Why, for the audit record
 @click.group()
 def identity() -> None:
     """
-    Create, import, look at and switch identities.
+    Create, import, look at, renew and switch identities.
 
     An identity is what the broker authenticates as at one backend. In mode AGENT it has a key of its own, which never
     leaves the broker, and signs an assertion for each task; in mode BEARER it has a token.
@@ -54,14 +59,23 @@ def _creation_options(function: Function) -> Function:
         click.option("--bearer-source", metavar="SOURCE", help="Its bearer comes from this configured source."),
         click.option("--token-file", type=SecretFile(), help="Its bearer is the token or API key in this file."),
         click.option("--token-expire-time", type=Moment(), help="When that token ends, if it does not say so."),
+        click.option(
+            "--oauth-source",
+            metavar="SOURCE",
+            help="Its bearer is a login that this configured source of type oauth keeps fresh.",
+        ),
+        click.option(
+            "--oauth-tokens",
+            type=SecretFile(),
+            help="With --oauth-source: the issuer's answer as JSON, or a refresh token alone.",
+        ),
         click.option("--no-assertions", is_flag=True, help="Do not make assertions for it: bearers only, for now."),
         click.option("--expire-time", type=Moment(), help="When it stops serving."),
-        click.option(
-            "--request-id",
-            help="Go on with the creation of this id, after one that was cut off; made and printed where unset.",
-        ),
+        _request_id("creation"),
         _comment,
-        refuse_typed_secrets({"--token": "--token-file", "--api-key": "--token-file"}),
+        refuse_typed_secrets(
+            {"--token": "--token-file", "--api-key": "--token-file", "--refresh-token": "--oauth-tokens"}
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -80,19 +94,22 @@ class _Creation:
         bearer_source: str | None,
         token_file: Secret | None,
         token_expire_time: datetime | None,
+        oauth_source: str | None,
+        oauth_tokens: Secret | None,
         no_assertions: bool,
         expire_time: datetime | None,
         request_id: str | None,
         comment: str,
     ) -> None:
-        if bearer_source is not None and token_file is not None:
-            raise click.UsageError("name one of --bearer-source and --token-file")
+        if sum(source is not None for source in (bearer_source, token_file, oauth_source)) > 1:
+            raise click.UsageError("name one of --bearer-source, --token-file and --oauth-source")
         if token_expire_time is not None and token_file is None:
             raise click.UsageError("--token-expire-time belongs to --token-file")
-        self.resumed = request_id is not None
-        self.request_id = request_id or str(uuid.uuid4())
+        if oauth_tokens is not None and oauth_source is None:
+            raise click.UsageError("--oauth-tokens belongs to --oauth-source")
+        self.request = _Request(request_id)
         self.fields: dict[str, Any] = {
-            "request_id": self.request_id,
+            "request_id": self.request.id,
             "name": name,
             "backend": backend,
             "mode": number_of(_MODE, mode),
@@ -105,15 +122,56 @@ class _Creation:
             self.fields["static_bearer"] = admin.StaticBearer(
                 token=token_file.text, expire_time=_timestamp(token_expire_time)
             )
+        if oauth_source is not None:
+            self.fields["oauth_bearer"] = _oauth_bearer(oauth_source, oauth_tokens)
         if no_assertions:
             self.fields["assertions_enabled"] = False
 
+
+class _Request:
+    """The name of one request that must not be done twice: the one that was given, else a new one."""
+
+    def __init__(self, request_id: str | None) -> None:
+        self._given = request_id is not None
+        self.id = request_id or str(uuid.uuid4())
+
     def announce(self, session: Session) -> str:
-        """Print the request id before anything is sent, so that a cut leaves it behind; return how to go on."""
-        resume = f"--request-id {self.request_id}"
-        if session.form != "json" and not self.resumed:
+        """Print it before anything is sent, so that a cut leaves it behind; return how to go on."""
+        resume = f"--request-id {self.id}"
+        if session.form != "json" and not self._given:
             click.echo(f"cut off? run the same command again with {resume}", err=True)
         return resume
+
+
+def _request_id(what: str) -> Callable[[Function], Function]:
+    return click.option(
+        "--request-id", help=f"Go on with the {what} of this id, after one that was cut off; made where unset."
+    )
+
+
+def _oauth_bearer(source: str, tokens: Secret | None) -> admin.OauthBearer:
+    """Read what an issuer answered at a login; an `auth.json` holds the same under `tokens`."""
+    bearer = admin.OauthBearer(source=source)
+    if tokens is None:
+        return bearer
+    if not tokens.text.startswith("{"):
+        bearer.refresh_token = tokens.text
+        return bearer
+    try:
+        document = json.loads(tokens.text)
+    except ValueError:
+        raise click.UsageError("the tokens are neither JSON nor one refresh token") from None
+    document = document.get("tokens", document)
+    fields = {name: document.get(name) for name in ("refresh_token", "access_token", "id_token")}
+    if not isinstance(fields["refresh_token"], str):
+        raise click.UsageError("the tokens hold no refresh_token; for an access token alone there is --token-file")
+    for name, value in fields.items():
+        if isinstance(value, str):
+            setattr(bearer, name, value)
+    lifetime = document.get("expires_in")
+    if isinstance(lifetime, int | float) and not isinstance(lifetime, bool) and "access_token" in document:
+        bearer.expire_time.FromMilliseconds(int((SystemClock().now() + lifetime) * 1000))
+    return bearer
 
 
 def _timestamp(moment: datetime | None) -> Timestamp | None:
@@ -150,7 +208,7 @@ def create(session: Session, *, account_id: str, user_id: str, fedramp: bool, **
     """
     creation = _Creation(**options)
     request = admin.CreateIdentityRequest(**creation.fields, account_id=account_id, user_id=user_id, fedramp=fedramp)
-    response = session.ask(session.admin.CreateIdentity, request, resume=creation.announce(session))
+    response = session.ask(session.admin.CreateIdentity, request, resume=creation.request.announce(session))
     session.show(response, lambda: _show_identity(response.identity))
 
 
@@ -226,7 +284,7 @@ def import_identity(
             fedramp=fedramp,
         )
         request.bare_key.CopyFrom(bare_key)
-    response = session.ask(session.admin.ImportIdentity, request, resume=creation.announce(session))
+    response = session.ask(session.admin.ImportIdentity, request, resume=creation.request.announce(session))
     session.show(response, lambda: _show_identity(response.identity))
 
 
@@ -386,6 +444,113 @@ def update(
 
 
 @identity.command(
+    "rotate",
+    epilog=examples("credential-broker identity rotate dev --comment 'every quarter'"),
+)
+@_name
+@_request_id("rotation")
+@_etag
+@_comment
+@with_session(Listener.ADMIN, timeout=_CREATION_TIMEOUT)
+def rotate(session: Session, *, name: str, request_id: str | None, etag: str, comment: str) -> None:
+    """
+    Give an identity a new key.
+
+    The broker registers a new agent with it and proves that it works before anything changes; until then, and if the
+    backend refuses the new one, the old key goes on serving. No call is refused meanwhile. Only an identity that can
+    register itself has this; one that was imported as a JWT or a bare key gets a new login instead (reauthenticate).
+    """
+    named = _Request(request_id)
+    request = admin.RotateIdentityKeyRequest(request_id=named.id, name=name, etag=etag, comment=comment)
+    response = session.ask(session.admin.RotateIdentityKey, request, resume=named.announce(session))
+    session.show(response, lambda: _show_identity(response.identity))
+
+
+_LOGIN_KINDS = ("auth-json", "jwt", "token", "oauth")
+
+
+@identity.command(
+    "reauthenticate",
+    epilog=examples(
+        "# the login of a Codex CLI, after `codex login`",
+        "credential-broker identity reauthenticate mine --from ~/.codex/auth.json",
+        "# a new Agent Identity JWT, or a new API key, through a pipe",
+        "credential-broker emulator identity | credential-broker identity reauthenticate imported --from -",
+        "# the tokens of a new login at an ordinary issuer",
+        "credential-broker identity reauthenticate agents --oauth-source login --from tokens.json",
+    ),
+)
+@_name
+@click.option(
+    "--from", "login", type=SecretFile(), required=True, help="The new login: auth.json, JWT, token or tokens."
+)
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(_LOGIN_KINDS),
+    help="What --from holds; unset, it is recognised.",
+)
+@click.option("--oauth-source", metavar="SOURCE", help="Let this configured source of type oauth keep it fresh.")
+@click.option("--token-expire-time", type=Moment(), help="When a token ends, if it does not say so.")
+@_request_id("re-authentication")
+@_etag
+@_comment
+@refuse_typed_secrets({"--token": "--from", "--jwt": "--from", "--api-key": "--from"})
+@with_session(Listener.ADMIN, timeout=_CREATION_TIMEOUT)
+def reauthenticate(
+    session: Session,
+    *,
+    name: str,
+    login: Secret,
+    kind: str | None,
+    oauth_source: str | None,
+    token_expire_time: datetime | None,
+    request_id: str | None,
+    etag: str,
+    comment: str,
+) -> None:
+    """
+    Give an identity a new login, in the place of one that has ended or is refused.
+
+    It must be of the same account and user. Tasks go on unless the new login brings another key. Whoever else holds a
+    refresh token that is given here must stop using it: two users of one lock each other out.
+    """
+    kind = kind or ("oauth" if oauth_source is not None else _kind_of(login))
+    if (kind == "oauth") != (oauth_source is not None):
+        raise click.UsageError("--oauth-source and a login of kind oauth go together")
+    if token_expire_time is not None and kind != "token":
+        raise click.UsageError("--token-expire-time belongs to a token")
+    named = _Request(request_id)
+    request = admin.ReauthenticateIdentityRequest(request_id=named.id, name=name, etag=etag, comment=comment)
+    if kind == "auth-json":
+        request.auth_json = login.content
+    elif kind == "jwt":
+        request.identity_jwt = login.text
+    elif kind == "oauth":
+        request.oauth_bearer.CopyFrom(_oauth_bearer(oauth_source or "", login))
+    else:
+        token = admin.StaticBearer(token=login.text, expire_time=_timestamp(token_expire_time))
+        request.static_bearer.CopyFrom(token)
+    response = session.ask(session.admin.ReauthenticateIdentity, request, resume=named.announce(session))
+    session.show(response, lambda: _show_identity(response.identity))
+
+
+def _kind_of(login: Secret) -> str:
+    """Recognise a login by its form: a JSON object, a JWT that holds an agent's key, else a token."""
+    if login.content.startswith(b"{"):
+        return "auth-json"
+    parts = login.content.split(b".")
+    if len(parts) == _JWT_PARTS:
+        try:
+            claims = json.loads(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
+        except ValueError:
+            return "token"
+        if isinstance(claims, dict) and "agent_private_key" in claims:
+            return "jwt"
+    return "token"
+
+
+@identity.command(
     "disable", epilog=examples("credential-broker identity disable dev --comment 'until the audit is done'")
 )
 @_name
@@ -430,7 +595,14 @@ def delete(session: Session, *, name: str, yes: bool, etag: str, comment: str) -
     registered at the backend stays there, without its key.
     """
     if not yes:
+        if not _somebody_is_there():
+            raise click.UsageError(f"nobody is there to ask whether to erase the key of {name} for good: add --yes")
         click.confirm(f"Erase the key of {name} for good?", abort=True, err=True)
     request = admin.DeleteIdentityRequest(name=name, etag=etag, comment=comment)
     response = session.ask(session.admin.DeleteIdentity, request)
     session.show(response, lambda: _show_identity(response.identity))
+
+
+def _somebody_is_there() -> bool:
+    """Say whether a question would be answered by a person."""
+    return sys.stdin.isatty()

@@ -86,6 +86,13 @@ def echo_json(document: dict[str, Any] | Message, *, err: bool = False) -> None:
     click.echo(json.dumps(shown, indent=2), err=err)
 
 
+def echo_line(document: dict[str, Any] | Message) -> None:
+    """Print one document on one line: of a stream of them a program reads one after the other."""
+    shown = document_of(document) if isinstance(document, Message) else document
+    click.echo(json.dumps(shown))
+    sys.stdout.flush()
+
+
 def show_time(timestamp: Timestamp) -> str:
     """Return a point in time in UTC, to the second; `-` where it is not set."""
     if not (timestamp.seconds or timestamp.nanos):
@@ -148,7 +155,8 @@ def _print_rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 _STYLES: Final = {
-    **dict.fromkeys(("ACTIVE", "SERVING", "AGENT_ASSERTION", "verified"), "green"),
+    **dict.fromkeys(("ACTIVE", "SERVING", "LIVE", "AGENT_ASSERTION", "verified"), "green"),
     **dict.fromkeys(("DISABLED", "REJECTED", "REAUTH_REQUIRED", "DELETED", "REVOKED", "refused"), "red"),
     **dict.fromkeys(("REGISTERING", "ROTATING", "CLAIMED", "ORPHANED", "WARMING_UP", "OFFLINE", "DRAINING"), "yellow"),
+    **dict.fromkeys(("REFRESHING", "REFRESH_FAILING", "ABSENT"), "yellow"),
 }

@@ -99,7 +99,8 @@ def revoke(session: Session, *, task_id: str, force: bool, etag: str, comment: s
     Take a task down.
 
     Nothing is signed for it any more; calls for its thread are refused with TASK_ENDED. A task at the backend that
-    others share is only taken down with all of them, which needs --force.
+    others share is only taken down with all of them, which needs --force. Where all of an identity's work is one task
+    at the backend (layout `single`, the newest profile's), that takes the background task and every thread with it.
     """
     request = admin.RevokeTaskRequest(id=task_id, force=force, etag=etag, comment=comment)
     response = session.ask(session.admin.RevokeTask, request)

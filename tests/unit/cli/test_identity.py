@@ -1,8 +1,11 @@
 """The commands about identities: requests, secrets that go in and never come out, and creations that are resumed."""
 
+import base64
 import json
+import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -128,12 +131,95 @@ def test_a_creation_that_failed_says_how_it_goes_on(broker: FakeBroker, run: Run
     broker.answers["CreateIdentity"] = errors.RegistrationInProgressError()
     result = run("identity", "create", "a", "--request-id", "r1")
     assert result.exit_code == 1
-    assert "  cut off? the same creation goes on with --request-id r1" in result.stderr.splitlines()
+    assert "  it may be under way: go on with the same command and --request-id r1" in result.stderr.splitlines()
     assert "run the same command again" not in result.stderr
     result = run("identity", "create", "a", "--format", "json")
     document = json.loads(result.stderr)
     assert document["resume"] == f"--request-id {broker.received[-1].request.request_id}"
     assert document["error"]["reason"] == "REGISTRATION_IN_PROGRESS"
+
+
+def test_a_creation_that_was_refused_for_good_has_nothing_to_go_on_with(broker: FakeBroker, run: Run) -> None:
+    """Repeating it would only be refused again."""
+    broker.answers["CreateIdentity"] = errors.IdentityExistsError()
+    result = run("identity", "create", "a", "--request-id", "r1")
+    assert result.exit_code == 1
+    assert "--request-id" not in result.stderr
+
+
+def test_oauth_tokens_are_read_from_what_an_issuer_answers(broker: FakeBroker, run: Run) -> None:
+    """The issuer's JSON, the same inside an auth.json, or the refresh token alone; nothing of it is printed."""
+    answer = {"refresh_token": SECRET, "access_token": "access-1", "id_token": "id-1", "token_type": "Bearer"}
+    whole = admin.OauthBearer(source="login", refresh_token=SECRET, access_token="access-1", id_token="id-1")
+    for typed, expected in (
+        (json.dumps(answer), whole),
+        (json.dumps({"tokens": answer, "last_refresh": None}), whole),
+        (SECRET, admin.OauthBearer(source="login", refresh_token=SECRET)),
+    ):
+        result = run("identity", "create", "a", "--oauth-source", "login", "--oauth-tokens", "-", input=typed)
+        assert result.exit_code == 0
+        assert broker.received[-1].request.oauth_bearer == expected
+        assert_hides(result, SECRET)
+
+
+def test_the_lifetime_an_issuer_names_becomes_an_end(broker: FakeBroker, run: Run) -> None:
+    """`expires_in` counts from now."""
+    before = time.time()
+    answer = json.dumps({"refresh_token": SECRET, "access_token": "a", "expires_in": 600})
+    assert run("identity", "create", "a", "--oauth-source", "s", "--oauth-tokens", "-", input=answer).exit_code == 0
+    end = broker.received[-1].request.oauth_bearer.expire_time.ToMilliseconds() / 1000
+    assert before + 599 <= end <= time.time() + 601
+
+
+def test_an_import_names_only_the_source_of_its_login(broker: FakeBroker, run: Run) -> None:
+    """The auth.json holds the tokens itself."""
+    result = run("identity", "import", "a", "--auth-json", "-", "--oauth-source", "login", input="{}")
+    assert result.exit_code == 0
+    assert broker.received[-1].request.oauth_bearer == admin.OauthBearer(source="login")
+
+
+def test_rotate_asks_for_a_new_key(broker: FakeBroker, run: Run) -> None:
+    """It is named by a request id, so that a cut rotation goes on and is not done twice."""
+    broker.answers["RotateIdentityKey"] = admin.RotateIdentityKeyResponse(identity=admin.Identity(name="a"))
+    assert run("identity", "rotate", "a", "--request-id", "r", "--etag", "e", "--comment", "c").exit_code == 0
+    assert broker.received[-1].request == admin.RotateIdentityKeyRequest(
+        request_id="r", name="a", etag="e", comment="c"
+    )
+    result = run("identity", "rotate", "a")
+    assert str(uuid.UUID(broker.received[-1].request.request_id)) in result.stderr
+
+
+def jwt(**claims: str) -> str:
+    """A token in the form of a JWT."""
+    return ".".join(
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in ({}, claims, {})
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "login", "expected"),
+    [
+        ((), '{"tokens": {}}', {"auth_json": b'{"tokens": {}}'}),
+        ((), jwt(agent_private_key="k"), {"identity_jwt": jwt(agent_private_key="k")}),
+        ((), jwt(sub="u"), {"static_bearer": admin.StaticBearer(token=jwt(sub="u"))}),
+        ((), SECRET, {"static_bearer": admin.StaticBearer(token=SECRET)}),
+        (("--as", "token"), jwt(agent_private_key="k"), {"static_bearer": None}),
+        (("--oauth-source", "s"), SECRET, {"oauth_bearer": admin.OauthBearer(source="s", refresh_token=SECRET)}),
+    ],
+)
+def test_reauthenticate_recognises_what_it_is_given(
+    broker: FakeBroker, run: Run, options: tuple[str, ...], login: str, expected: dict[str, Any]
+) -> None:
+    """A file of each kind goes into its own field, and `--as` overrules."""
+    broker.answers["ReauthenticateIdentity"] = admin.ReauthenticateIdentityResponse(identity=admin.Identity(name="a"))
+    result = run("identity", "reauthenticate", "a", "--from", "-", *options, "--request-id", "r", input=login)
+    assert result.exit_code == 0, result.stderr
+    request = broker.received[-1].request
+    ((field, value),) = expected.items()
+    assert request.WhichOneof("credential") == field
+    if value is not None:
+        assert getattr(request, field) == value
+    assert_hides(result, SECRET)
 
 
 @pytest.mark.parametrize("option", ["--token", "--api-key"])
@@ -170,6 +256,12 @@ def test_a_token_in_place_of_its_file_is_not_repeated(run: Run) -> None:
     [
         ("create", "a", "--bearer-source", "s", "--token-file", "-"),
         ("create", "a", "--token-expire-time", "2027-01-01T00:00:00Z"),
+        ("create", "a", "--oauth-source", "s", "--bearer-source", "t"),
+        ("create", "a", "--oauth-tokens", "-"),
+        ("create", "a", "--oauth-source", "s", "--oauth-tokens", __file__),
+        ("reauthenticate", "a"),
+        ("reauthenticate", "a", "--from", __file__, "--as", "oauth"),
+        ("reauthenticate", "a", "--from", __file__, "--as", "jwt", "--token-expire-time", "2027-01-01T00:00:00Z"),
         ("import", "a"),
         ("import", "a", "--auth-json", "-", "--jwt-file", __file__),
         ("import", "a", "--jwt-file", "-", "--account-id", "x"),
@@ -311,8 +403,12 @@ def test_switches_send_etag_and_comment(
     assert only_request(broker) == request_type(name="dev", etag="e", comment="c")
 
 
-def test_delete_asks_first(broker: FakeBroker, run: Run) -> None:
-    """Without a yes nothing is erased, also where nobody can answer."""
+def test_delete_asks_first(broker: FakeBroker, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a yes nothing is erased; where nobody can answer it says how to do without asking."""
+    result = run("identity", "delete", "dev", input="y\n")
+    assert result.exit_code == 2
+    assert "add --yes" in result.stderr
+    monkeypatch.setattr("broker.cli.identity._somebody_is_there", lambda: True)
     for answer in ("n\n", ""):
         assert run("identity", "delete", "dev", input=answer).exit_code == 1
     assert broker.received == []

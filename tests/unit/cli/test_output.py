@@ -41,29 +41,30 @@ def test_enum_values_of_a_newer_broker_are_shown_as_numbers() -> None:
 
 def test_document_has_snake_case_names_bare_words_and_every_field() -> None:
     """JSON is the proto's, nested enums and lists included, with unset fields present."""
-    status = admin.BrokerStatus(
-        serving_state=admin.SERVING_STATE_SERVING,
-        identities=[admin.IdentitySummary(name="a", state=admin.IDENTITY_STATE_ACTIVE, mode=admin.IDENTITY_MODE_AGENT)],
-        task_counts=[admin.TaskCount(state=api.TASK_STATE_ACTIVE, count=3)],
+    response = admin.GetStatusResponse(
+        status=admin.BrokerStatus(
+            serving_state=admin.SERVING_STATE_SERVING,
+            identities=[admin.IdentitySummary(name="a", bearer_state=admin.BEARER_STATE_LIVE)],
+            task_counts=[admin.TaskCount(state=api.TASK_STATE_ACTIVE, count=3)],
+        )
     )
-    assert output.document_of(admin.GetStatusResponse(status=status)) == {
-        "status": {
-            "server_version": "",
-            "serving_state": "SERVING",
-            "identities": [
-                {
-                    "name": "a",
-                    "backend": "",
-                    "mode": "AGENT",
-                    "state": "ACTIVE",
-                    "state_reason": "UNSPECIFIED",
-                    "active_task_count": "0",
-                }
-            ],
-            "identity_counts": [],
-            "task_counts": [{"state": "ACTIVE", "count": "3"}],
-        }
-    }
+    status = output.document_of(response)["status"]
+    assert status["serving_state"] == "SERVING"
+    assert status["task_counts"] == [{"state": "ACTIVE", "count": "3"}]
+    assert status["identity_counts"] == []
+    (summary,) = status["identities"]
+    assert summary["name"] == "a"
+    assert summary["state"] == "UNSPECIFIED"
+    assert summary["bearer_state"] == "LIVE"
+    assert summary["active_task_count"] == "0"
+    assert summary["rejected_scopes"] == []
+
+
+def test_lines_are_one_document_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream of answers is read line by line."""
+    output.echo_line(api.Heartbeat())
+    output.echo_line({"a": [1, 2]})
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{}, {"a": [1, 2]}]
 
 
 def test_repeated_enums_lose_their_prefix() -> None:

@@ -2,12 +2,17 @@
 
 import json
 
+import click
+import grpc
+import pytest
 from credentialbroker.v1 import broker_admin_pb2 as admin
 from credentialbroker.v1 import credential_broker_pb2 as api
 from credentialbroker.v1 import error_reason_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from broker.cli import root
+from broker.cli.status import REMEDIES
 from tests.support.fake_broker import FakeBroker
 from tests.unit.cli.conftest import Run
 
@@ -31,7 +36,23 @@ STATUS = admin.BrokerStatus(
             state=admin.IDENTITY_STATE_REJECTED,
             state_reason=error_reason_pb2.ERROR_REASON_IDENTITY_REJECTED,
             active_task_count=2,
-        )
+            expire_time=Timestamp(seconds=8300),
+            last_use_time=Timestamp(seconds=4640),
+            watch_count=3,
+        ),
+        admin.IdentitySummary(
+            name="plain",
+            backend="default",
+            mode=admin.IDENTITY_MODE_BEARER,
+            state=admin.IDENTITY_STATE_ACTIVE,
+            bearer_state=admin.BEARER_STATE_REFRESH_FAILING,
+            bearer_expire_time=Timestamp(seconds=4760),
+            bearer_refresh_time=Timestamp(seconds=4730),
+            retry_time=Timestamp(seconds=4710),
+            last_error=error_reason_pb2.ERROR_REASON_ISSUER_DOWN,
+            last_error_time=Timestamp(seconds=4690),
+            rejected_scopes=["inference", "thread"],
+        ),
     ],
     identity_counts=[admin.IdentityCount(state=admin.IDENTITY_STATE_REJECTED, count=1)],
     task_counts=[
@@ -53,8 +74,17 @@ def test_status_is_told_in_words(broker: FakeBroker, run: Run) -> None:
         "identities               1 REJECTED",
         "tasks                    2 ACTIVE, 5 ENDED",
         "",
-        "identity  backend  mode   state     because            active tasks  bearer ends  tried again",
-        "dev       default  AGENT  REJECTED  IDENTITY_REJECTED  2             -            -",
+        "identity  mode    state     login ends  bearer           bearer ends  tasks  watched  last used  next",
+        "dev       AGENT   REJECTED  in 1h       -                -            2      3        1m ago     -",
+        "plain     BEARER  ACTIVE    -           REFRESH_FAILING  in 1m        0      0        -          tried again in 10s",
+        "",
+        "identity  because              since    what to do",
+        (
+            "dev       IDENTITY_REJECTED    -        the backend refuses it: credential-broker identity rotate dev,"
+            " or identity reauthenticate"
+        ),
+        "plain     ISSUER_DOWN          10s ago  its bearer cannot be refreshed now; the broker goes on trying",
+        "plain     BACKEND_UNSUPPORTED  -        only these routes reject it: inference, thread; tried again by itself",
     ]
 
 
@@ -74,3 +104,36 @@ def test_status_as_json(broker: FakeBroker, run: Run) -> None:
     assert document["serving_state"] == "SERVING"
     assert document["uptime"] == "3700s"
     assert document["identities"][0]["state_reason"] == "IDENTITY_REJECTED"
+
+
+def test_a_watched_status_goes_on_while_the_broker_is_away(
+    broker: FakeBroker, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer is shown, a failure too, until Ctrl-C, which is a good end."""
+    answers = iter([admin.GetStatusResponse(status=STATUS), grpc.StatusCode.UNAVAILABLE, KeyboardInterrupt()])
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 5.0
+        following = next(answers)
+        if isinstance(following, KeyboardInterrupt):
+            raise following
+        broker.answers["GetStatus"] = following
+
+    monkeypatch.setattr("broker.cli.status.time.sleep", sleep)
+    broker.answers["GetStatus"] = next(answers)
+    result = run("status", "--watch", "--interval", "5s", "--format", "json")
+    assert result.exit_code == 0
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first["status"]["serving_state"] == "SERVING"
+    assert second["error"]["code"] == "UNAVAILABLE"
+
+
+def test_each_remedy_names_commands_that_exist() -> None:
+    """What the status tells an operator to type can be typed."""
+    for remedy in REMEDIES.values():
+        for named in remedy.split("credential-broker ")[1:]:
+            verb, noun = named.partition(",")[0].split()[:2]
+            command = root.commands[verb]
+            assert isinstance(command, click.Group)
+            options = {option for one in command.commands[noun].params for option in one.opts}
+            assert {word for word in named.split() if word.startswith("--")} <= options
