@@ -55,6 +55,9 @@ _JSON_TYPE: Final = re.compile(
     r'application/(?:json|[a-z0-9.-]+\+json)\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE
 )
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# Words joined by underscores, none of mixed case: what error codes are made of and random text is not.
+_WORD: Final = r"(?:[a-z]{1,20}|[A-Z]{1,20}|[A-Z][a-z]{1,19})"
+_WORDS: Final = re.compile(rf"{_WORD}(?:_{_WORD})*")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 _REDACTED: Final = "***"
@@ -648,9 +651,13 @@ def _error_code(body: bytes) -> str | None:
     except StrictJsonError:
         return None
     error = members.get("error")
-    code = error.get("code") if isinstance(error, dict) else error or members.get("code")
-    # Redacted like the rest: a word of 64 characters is long enough to be a token.
-    return code if isinstance(code, str) and _ERROR_CODE.fullmatch(code) and _preview(code) == code else None
+    code = error.get("code") if isinstance(error, dict) else error
+    if not isinstance(code, str):
+        code = members.get("code")
+    if not isinstance(code, str) or _ERROR_CODE.fullmatch(code) is None:
+        return None
+    # Redacted like the rest, for 64 characters are enough for a token; `refresh_token_invalidated` is only long.
+    return code if _WORDS.fullmatch(code) or _preview(code) == code else None
 
 
 def _preview(text: str, *, cut: bool = False) -> str:
