@@ -12,13 +12,14 @@ import hashlib
 import hmac
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.auth_json import unverified_expire_time
 from broker.backends import Backend
 from broker.bearer import Bearer, BearerSource
+from broker.bearer.jwt_identity import JwtIdentitySource
 from broker.bearer.static import StaticSource
 from broker.clock import Clock
 from broker.errors import BrokerError, RowCorruptError, StoreDownError
@@ -30,18 +31,27 @@ from broker.model import (
     IdentityName,
     IdentityState,
     Mode,
+    Origin,
     Secret,
     StoredBearer,
+    StoredLadder,
     Task,
     TaskState,
     ThreadId,
     UpstreamKey,
     UpstreamTask,
 )
-from broker.store import Store
+from broker.store import KeepBearer, Store
 from broker.telemetry import Metrics, logger
 
 _LOG: Final = logger(__name__)
+
+DELETED_REMEMBERED_SECONDS: Final = 86_400.0
+"""How long a deleted identity is remembered, so that who still asks for it learns that it was revoked."""
+_MOST_DELETED: Final = 10_000
+
+Listener = Callable[[IdentityId | None], None]
+"""Told which identity changed, with all that belongs to it; None when anything may have changed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +64,10 @@ class IdentityView:
     bearers: BearerSource | None
     trouble: type[BrokerError] | None = None
     """Why the identity cannot be used at all: its row does not open."""
+    stored_bearer: StoredBearer | None = None
+    """The sealed bearer of its own that `bearers` was made of."""
+    ladder: StoredLadder | None = None
+    """What was tried because its credentials were rejected; None when nothing was."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +93,8 @@ class _UpstreamView:
 @dataclass(frozen=True, slots=True)
 class _LoadedIdentity:
     identity: Identity
-    bearer: StoredBearer | None
+    bearer: StoredBearer | KeepBearer | None
+    ladder: StoredLadder | None
     background: Task | None
 
 
@@ -115,9 +130,12 @@ class Snapshots:
         self._bearer_mac_key = keyring.derive_mac_key("bearer-version")
         self._views: dict[IdentityId, IdentityView] = {}
         self._names: dict[IdentityName, IdentityId] = {}
+        self._deleted: OrderedDict[IdentityId, float] = OrderedDict()
         self._unreadable: set[IdentityName] = set()
         self._tasks: OrderedDict[tuple[IdentityId, ThreadId | None], Task] = OrderedDict()
         self._upstreams: OrderedDict[tuple[IdentityId, int, UpstreamKey], _UpstreamView] = OrderedDict()
+        self._binding_of: dict[tuple[IdentityId, UpstreamKey], tuple[IdentityId, ThreadId | None]] = {}
+        self._listeners: dict[object, Listener] = {}
         self._loads: dict[tuple[IdentityId, ThreadId | None], asyncio.Task[None]] = {}
         self._sequence = 0
         self._confirmation = Confirmation(0.0, float("-inf"))
@@ -129,7 +147,7 @@ class Snapshots:
     # --- reading: never waits -----------------------------------------------------------------------------------------
 
     def named(self, name: IdentityName) -> IdentityView | None:
-        """Return the identity of that name, a deleted one too while nothing took its name."""
+        """Return the identity of that name, a deleted one too while it is remembered and nothing took its name."""
         identity_id = self._names.get(name)
         return None if identity_id is None else self._views[identity_id]
 
@@ -184,21 +202,73 @@ class Snapshots:
         """Name a bearer without revealing it: equal on all replicas, other for every other token."""
         return hmac.digest(self._bearer_mac_key, bearer.token.reveal().encode(), hashlib.sha256)[:8].hex()
 
+    # --- telling of changes -------------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """
+        Call a listener after every change of an identity, its tasks, its bearer or its ladder.
+
+        It is called in the midst of the change's publishing, so it only notes what it is told: it waits for nothing,
+        takes no time and does not raise. Return what ends the subscription.
+        """
+        subscription = object()
+        self._listeners[subscription] = listener
+
+        def end() -> None:
+            self._listeners.pop(subscription, None)
+
+        return end
+
+    def touch(self, identity_id: IdentityId | None = None) -> None:
+        """Say that something changed that decisions depend on: of one identity, or (None) of who knows which."""
+        self.epoch += 1
+        for listener in tuple(self._listeners.values()):
+            listener(identity_id)
+
     # --- writing: by whoever wrote to the store -----------------------------------------------------------------------
 
-    def publish_identity(self, identity: Identity, bearer: StoredBearer | None = None) -> IdentityView:
-        """Take in an identity as it was written, with its sealed bearer if it has one of its own."""
+    def publish_identity(
+        self, identity: Identity, bearer: StoredBearer | KeepBearer | None = KeepBearer.KEEP
+    ) -> IdentityView:
+        """
+        Take in an identity as it was written.
+
+        Args:
+            identity: the row.
+            bearer: its own sealed bearer, None where it has none; KEEP when that was neither read nor written.
+        """
         known = self._views.get(identity.id)
         if known is not None and known.identity.version > identity.version:
             return known
+        stored = None if known is None else known.stored_bearer
+        if isinstance(bearer, KeepBearer) or (bearer is not None and _is_newer(stored, bearer)):
+            bearer = stored
         view = self._open_view(identity, bearer, known)
         self._views[identity.id] = view
         holder = self._names.get(identity.name)
         if identity.state is not IdentityState.DELETED or holder in (None, identity.id):
             self._names[identity.name] = identity.id
             self._unreadable.discard(identity.name)
-        self.touch()
+        if identity.state is IdentityState.DELETED:
+            self._deleted.setdefault(identity.id, self._clock.monotonic() + DELETED_REMEMBERED_SECONDS)
+        self.touch(identity.id)
         return view
+
+    def publish_bearer(self, bearer: StoredBearer) -> None:
+        """Take in an identity's own bearer as it was written."""
+        known = self._views.get(bearer.identity_id)
+        if known is None or _is_newer(known.stored_bearer, bearer) or known.stored_bearer == bearer:
+            return
+        self._views[bearer.identity_id] = self._open_view(known.identity, bearer, known)
+        self.touch(bearer.identity_id)
+
+    def publish_ladder(self, ladder: StoredLadder) -> None:
+        """Take in what was tried because an identity's credentials were rejected, as it was written."""
+        known = self._views.get(ladder.identity_id)
+        if known is None or (known.ladder is not None and known.ladder.version >= ladder.version):
+            return
+        self._views[ladder.identity_id] = replace(known, ladder=ladder)
+        self.touch(ladder.identity_id)
 
     def publish_task(self, task: Task) -> None:
         """Take in a binding, and its upstream task with it, as they were written."""
@@ -207,29 +277,52 @@ class Snapshots:
         if known is None or known.version <= task.version:
             self._tasks[key] = task
             self._tasks.move_to_end(key)
+            self._binding_of[task.identity_id, task.upstream_key] = key
         if task.upstream is not None:
-            self.publish_upstream(task.upstream)
+            self._keep_upstream(task.upstream)
         while len(self._tasks) > self._cached_threads:
-            self._tasks.popitem(last=False)
-        self.touch()
+            self._forget_task(next(iter(self._tasks)))
+        self.touch(task.identity_id)
 
     def publish_upstream(self, upstream: UpstreamTask) -> None:
         """Take in an upstream task as it was written."""
+        if self._keep_upstream(upstream):
+            self.touch(upstream.identity_id)
+
+    def _keep_upstream(self, upstream: UpstreamTask) -> bool:
         key = (upstream.identity_id, upstream.generation, upstream.key)
         known = self._upstreams.get(key)
         if known is not None and known.upstream.version > upstream.version:
-            return
+            return False
         self._upstreams[key] = _UpstreamView(upstream, self._open_task_id(upstream))
         self._upstreams.move_to_end(key)
         while len(self._upstreams) > self._cached_threads:
             self._upstreams.popitem(last=False)
-        self.touch()
+        return True
 
-    def touch(self) -> None:
-        """Say that something changed that decisions depend on and that is not kept here: a bearer, a failure."""
-        self.epoch += 1
+    def _forget_task(self, key: tuple[IdentityId, ThreadId | None]) -> None:
+        """Let go of a binding; one that is asked for again is loaded again."""
+        task = self._tasks.pop(key)
+        upstream = (task.identity_id, task.upstream_key)
+        if self._binding_of.get(upstream) == key:
+            del self._binding_of[upstream]
+
+    def _forget_deleted(self) -> None:
+        """Let go of identities that were deleted long ago, and of the longest deleted of too many."""
+        now = self._clock.monotonic()
+        while self._deleted:
+            identity_id, until = next(iter(self._deleted.items()))
+            if until > now and len(self._deleted) <= _MOST_DELETED:
+                return
+            del self._deleted[identity_id]
+            view = self._views.pop(identity_id, None)
+            if view is not None and self._names.get(view.identity.name) == identity_id:
+                del self._names[view.identity.name]
+            self.touch(identity_id)
 
     def _open_view(self, identity: Identity, bearer: StoredBearer | None, known: IdentityView | None) -> IdentityView:
+        if identity.bearer_source is not None or identity.state is IdentityState.DELETED:
+            bearer = None
         trouble: type[BrokerError] | None = None
         key = None
         backend = self._backends.get(identity.backend)
@@ -247,18 +340,26 @@ class Snapshots:
         elif identity.mode is Mode.AGENT and identity.state is not IdentityState.DELETED:
             trouble = RowCorruptError
             _LOG.error("identity_without_key", identity=identity.name)
-        bearers: BearerSource | None = None
+        bearers = self._bearers_of(identity, bearer, known)
+        if bearers is None and bearer is not None and identity.mode is Mode.BEARER:  # an agent goes on with its key
+            trouble = RowCorruptError
+        ladder = None if known is None else known.ladder
+        return IdentityView(identity, backend, key, bearers, trouble, bearer, ladder)
+
+    def _bearers_of(
+        self, identity: Identity, bearer: StoredBearer | None, known: IdentityView | None
+    ) -> BearerSource | None:
+        """Return the source that an identity names, else its own, made of its stored bearer."""
         if identity.bearer_source is not None:
-            bearers = self._bearer_sources.get(identity.bearer_source)
-            if bearers is None:
+            source = self._bearer_sources.get(identity.bearer_source)
+            if source is None:
                 _LOG.error("identity_names_unknown_source", identity=identity.name, source=identity.bearer_source)
-        elif bearer is not None:
-            bearers = self._own_bearers(identity, bearer)
-            if bearers is None and identity.mode is Mode.BEARER:  # an agent goes on with its key
-                trouble = RowCorruptError
-        elif known is not None and known.identity.bearer_source is None and identity.state is not IdentityState.DELETED:
-            bearers = known.bearers  # its own, which only a write of the bearer itself replaces
-        return IdentityView(identity, backend, key, bearers, trouble)
+            return source
+        if bearer is None:
+            return JwtIdentitySource() if identity.origin is Origin.IMPORTED_JWT else None
+        if known is not None and known.bearers is not None and known.stored_bearer == bearer:
+            return known.bearers  # only a write of the bearer itself replaces it
+        return self._own_bearers(identity, bearer)
 
     def _own_bearers(self, identity: Identity, bearer: StoredBearer) -> BearerSource | None:
         try:
@@ -297,7 +398,7 @@ class Snapshots:
                 break
             after = page.next_after
         # Forgotten only now that the new is here, so that calls always find one or the other.
-        for known in (self._views, self._names, self._tasks, self._upstreams):
+        for known in (self._views, self._names, self._deleted, self._tasks, self._binding_of, self._upstreams):
             known.clear()
         self._unreadable = unreadable
         for name in sorted(unreadable):
@@ -310,21 +411,25 @@ class Snapshots:
 
     async def _read_identity(self, identity: Identity) -> _LoadedIdentity:
         """Read what belongs to an identity; a row that cannot be read spoils what it is for, not the identity."""
-        bearer = background = None
+        bearer: StoredBearer | KeepBearer | None = None
+        background = None
         if identity.bearer_source is None:
             try:
                 bearer = await self._store.bearer(identity.id)
             except RowCorruptError as error:
+                bearer = KeepBearer.KEEP
                 _LOG.error("stored_bearer_unusable", identity=identity.name, cause=error.note)
         try:
             background = await self._store.task(identity.id, None)
         except RowCorruptError as error:
             # Not kept here, so that a call loads it and learns the same.
             _LOG.error("task_unreadable", identity=identity.name, cause=error.note)
-        return _LoadedIdentity(identity, bearer, background)
+        return _LoadedIdentity(identity, bearer, None, background)
 
     def _take_in(self, loaded: _LoadedIdentity) -> None:
         self.publish_identity(loaded.identity, loaded.bearer)
+        if loaded.ladder is not None:
+            self.publish_ladder(loaded.ladder)
         if loaded.background is not None:
             self.publish_task(loaded.background)
 
@@ -406,8 +511,14 @@ class Snapshots:
                 if (held := self._upstreams.get((identity_id, generation, upstream_key))) is not None
                 and held.upstream.version < version
             }
-            for identity_id, thread_id in self._bindings_of(stale):
-                await self._reload_task(identity_id, thread_id)
+            for identity_id, generation, upstream_key in stale:
+                binding = self._binding_of.get((identity_id, upstream_key))
+                if binding is not None:
+                    await self._reload_task(*binding)
+                else:
+                    # What is known of it no longer holds, and a call finds what does.
+                    self._upstreams.pop((identity_id, generation, upstream_key), None)
+                    self.touch(identity_id)
             self._sequence = changes.sequence
         self._confirm()
 
@@ -419,7 +530,7 @@ class Snapshots:
             known = self._views.get(identity_id)
             if known is not None:
                 self._views[identity_id] = replace(known, trouble=RowCorruptError)
-                self.touch()
+                self.touch(identity_id)
             return
         if identity is not None:
             self._take_in(await self._read_identity(identity))
@@ -430,25 +541,17 @@ class Snapshots:
         except RowCorruptError as error:
             # What was known of it no longer holds; a call loads it and learns the same.
             _LOG.error("task_unreadable", identity_id=identity_id, cause=error.note)
-            self._tasks.pop((identity_id, thread_id), None)
-            self.touch()
-
-    def _bindings_of(
-        self, upstreams: set[tuple[IdentityId, int, UpstreamKey]]
-    ) -> list[tuple[IdentityId, ThreadId | None]]:
-        """Return one binding of each upstream task, to load it through."""
-        if not upstreams:
-            return []
-        wanted = {(identity_id, key) for identity_id, _, key in upstreams}
-        found: dict[tuple[IdentityId, UpstreamKey], tuple[IdentityId, ThreadId | None]] = {}
-        for key, task in self._tasks.items():
-            if (task.identity_id, task.upstream_key) in wanted:
-                found[task.identity_id, task.upstream_key] = key
-        return list(found.values())
+            if (identity_id, thread_id) in self._tasks:
+                self._forget_task((identity_id, thread_id))
+            self.touch(identity_id)
 
     def _confirm(self) -> None:
         self._confirmation = Confirmation(self._clock.now(), self._clock.monotonic())
         self._metrics.store_confirmed.set(self._confirmation.wall)
+
+
+def _is_newer(known: StoredBearer | None, read: StoredBearer) -> bool:
+    return known is not None and known.version > read.version
 
 
 def _gone(name: str, backends: Mapping[str, Backend]) -> Backend:
