@@ -373,7 +373,7 @@ def load_config(
             raise StartupError(f"{path}: cannot be read: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise StartupError(f"{path}: is not TOML: {error}") from error
-    problems = _overlay_environment(values, environment)
+    problems, variables = _overlay_environment(values, environment)
     for section, settings in (overrides or {}).items():
         if isinstance(values.setdefault(section, {}), dict):  # else it is told below
             values[section].update(settings)
@@ -384,15 +384,21 @@ def load_config(
         config = Config(**values, dev=dev)
     except ValidationError as error:
         problems += _explain(error)
-        raise StartupError(*problems, *_problems_of_the_rest(values, error, dev=dev)) from None
+        problems += _problems_of_the_rest(values, error, dev=dev)
+        raise StartupError(*(_naming_its_variable(problem, variables) for problem in problems)) from None
     if problems:
         raise StartupError(*problems)
     return config
 
 
-def _overlay_environment(values: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
-    """Write `CREDENTIAL_BROKER_<SECTION>__<KEY>` over `values`; a list or table is written as in TOML."""
+def _overlay_environment(values: dict[str, Any], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """
+    Write `CREDENTIAL_BROKER_<SECTION>__<KEY>` over `values`; a list or table is written as in TOML.
+
+    Returns the problems, and which variable set which setting.
+    """
     problems = []
+    variables: dict[str, str] = {}
     for variable, text in sorted(environment.items()):
         if not variable.startswith(ENVIRONMENT_PREFIX) or "__" not in variable:
             continue
@@ -410,7 +416,14 @@ def _overlay_environment(values: dict[str, Any], environment: Mapping[str, str])
                 break
         else:
             target[key] = value
-    return problems
+            variables[".".join((*sections, key))] = variable
+    return problems, variables
+
+
+def _naming_its_variable(problem: str, variables: Mapping[str, str]) -> str:
+    """Name the environment variable in a problem with what it set: in the file nobody would find it."""
+    variable = variables.get(problem.partition(": ")[0])
+    return problem if variable is None else f"{problem} (set by {variable})"
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -43,13 +43,13 @@ def config_options(function: Function) -> Function:
     return function
 
 
-def load(*, config_file: Path | None, state_dir: Path | None, dev: bool) -> Config:
-    """Return the settings, or print every problem and end with exit code 78."""
+def load(*, config_file: Path | None, state_dir: Path | None, dev: bool, says: str = "cannot start") -> Config:
+    """Return the settings, or print every problem (after what they come to, `says`) and end with exit code 78."""
     overrides = {"broker": {"state_dir": str(state_dir)}} if state_dir is not None else None
     try:
         return load_config(config_file, environment(), dev=dev, overrides=overrides)
     except StartupError as error:
-        exit_at_start(error)
+        exit_at_start(error, says=says)
 
 
 def environment() -> Mapping[str, str]:
@@ -76,7 +76,7 @@ def check_config(*, form: str, **where: Any) -> None:
     It reads what `serve` would read, the environment included, and touches nothing else: no database, no key, no
     backend. Exit code 78 when something is wrong.
     """
-    config = load(**where)
+    config = load(**where, says="wrong")
     if form == "json":
         echo_json(config.model_dump(mode="json"))
         return
@@ -117,13 +117,14 @@ def migrate(**where: Any) -> None:
     `serve` does so by itself; this is for doing it before, or for trying it on a copy. An empty database is made. It is
     safe beside running brokers: migrations run once, under a lock, whole or not at all.
     """
-    config = load(**where)
+    says = "cannot migrate"
+    config = load(**where, says=says)
     try:
         revision = asyncio.run(_migrate(config))
     except StartupError as error:
-        exit_at_start(error)
+        exit_at_start(error, says=says)
     except StoreDownError as error:
-        exit_at_start(StartupError(f"{config.store_url}: {error.note or error.text}", exit_code=69))
+        exit_at_start(StartupError(f"{config.store_url}: {error.note or error.text}", exit_code=69), says=says)
     click.echo(f"{config.store_url} has revision {revision}")
 
 

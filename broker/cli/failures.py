@@ -242,8 +242,14 @@ def _short(details: str) -> str:
     return details.rpartition("last error: ")[2].strip()
 
 
-def exit_at_start(error: StartupError) -> NoReturn:
-    """Print every problem and end with the error's exit code: 78 for configuration, 69 for what is not reachable."""
+def exit_at_start(error: StartupError, *, says: str = "cannot start") -> NoReturn:
+    """
+    Print every problem and end with the error's exit code: 78 for configuration, 69 for what is not reachable.
+
+    Args:
+        error: the problems.
+        says: what they come to.
+    """
     for problem in error.problems:
-        click.echo(f"{click.style('cannot start', fg='red', bold=True)}: {printable(problem)}", err=True)
+        click.echo(f"{click.style(says, fg='red', bold=True)}: {printable(problem)}", err=True)
     click.get_current_context().exit(error.exit_code)

@@ -339,6 +339,7 @@ def test_a_value_of_the_wrong_kind_or_size_is_told(place: str, value: str) -> No
     variable = "CREDENTIAL_BROKER_" + place.upper().replace(".", "__")
     (problem,) = problems(None, {variable: value})
     assert problem.startswith(f"{place}: ")
+    assert problem.endswith(f" (set by {variable})"), "where to correct it"
 
 
 def test_max_staleness_may_be_zero() -> None:

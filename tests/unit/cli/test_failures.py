@@ -121,5 +121,6 @@ def test_every_problem_of_the_configuration_is_printed() -> None:
     assert result.exit_code == 78
     assert result.stdout == ""
     lines = result.stderr.splitlines()
-    assert len(lines) == 1 or all(line.startswith("cannot start: ") for line in lines)
+    assert len(lines) == 2
+    assert all(line.startswith("wrong: ") for line in lines)
     assert "log.levl: there is no such setting; did you mean level?" in result.stderr
