@@ -663,7 +663,7 @@ def _task_fact(task: TaskView | None, now: float) -> TaskFact:
 
 
 def _bearer_fact(view: IdentityView, now: float, found: BearerFact | None) -> BearerFact:
-    if view.bearers is None:
+    if view.bearers is None or view.bearers.is_empty:
         return BearerFact.NONE
     bearer = view.bearers.current()
     if bearer is not None and bearer.is_live(now):

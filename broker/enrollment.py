@@ -211,16 +211,21 @@ class Enroller:
         if isinstance(bearer, NamedSource) and bearer.name not in self._bearer_sources:
             known = ", ".join(self._bearer_sources) or "none"
             raise errors.FieldInvalidError(violations={"bearer_source": f"is not configured; configured: {known}"})
-        if mode is Mode.BEARER and bearer is None:
+        if mode is Mode.BEARER and not self._brings_bearer(bearer):
             raise errors.FieldInvalidError(violations={"bearer": "is needed for mode BEARER: a source or a token"})
         if mode is Mode.AGENT and backend.profile.agent_auth is AgentAuth.NONE:
             raise errors.BackendUnsupportedError(
                 metadata={"hint": "this backend's profile registers no agents; import an Agent Identity JWT instead"}
             )
-        if mode is Mode.AGENT and bearer is None:
+        if mode is Mode.AGENT and not self._brings_bearer(bearer):
             raise errors.BearerUnavailableError(
                 metadata={"hint": "registering an agent needs a bearer: give bearer_source or static_bearer"}
             )
+
+    def _brings_bearer(self, choice: BearerChoice) -> bool:
+        if isinstance(choice, NamedSource):
+            return not self._bearer_sources[choice.name].is_empty
+        return choice is not None
 
     async def _account_of(self, order: CreateOrder) -> tuple[str | None, str | None]:
         """Return account and user: what the order says, which the bearer must not contradict, else what that says."""
@@ -229,8 +234,9 @@ class Enroller:
             token = order.bearer.token
         elif isinstance(order.bearer, NamedSource):
             source = self._bearer_sources[order.bearer.name]
-            current = source.current() or await source.refresh()
-            token = current.token
+            if not source.is_empty:
+                current = source.current() or await source.refresh()
+                token = current.token
         claims = UnverifiedTokenClaims() if token is None else unverified_claims(token)
         return (
             _same("account_id", order.account_id, claims.unverified_account_id),
@@ -382,6 +388,8 @@ class Enroller:
             raise errors.ImportInvalidError(violations={"source": "holds no bearer; import it in mode AGENT"})
         if isinstance(bearer, NamedSource) and bearer.name not in self._bearer_sources:
             raise errors.FieldInvalidError(violations={"bearer_source": "is not configured"})
+        if order.mode is Mode.BEARER and not self._brings_bearer(bearer):
+            raise errors.FieldInvalidError(violations={"bearer_source": "never has a bearer, which mode BEARER needs"})
         _same("expected_account_id", order.expected_account_id, found.account_id, unknown_matches=False)
         _same("expected_user_id", order.expected_user_id, found.user_id, unknown_matches=False)
         now = self._clock.now()

@@ -381,7 +381,7 @@ async def live_bearer(view: IdentityView, clock: Clock) -> Bearer:
         IssuerDownError: it cannot be had now.
         ReauthRequiredError: it cannot be had any more without a person.
     """
-    if view.bearers is None:
+    if view.bearers is None or view.bearers.is_empty:
         raise errors.BearerUnavailableError
     bearer = view.bearers.current()
     if bearer is None or not bearer.is_live(clock.now()):
@@ -399,7 +399,7 @@ async def fresher_bearer(view: IdentityView, refused: Bearer, failure: OutboundF
     """
     if failure.status != _UNAUTHORIZED or view.bearers is None:
         return None
-    bearer = await view.bearers.refresh()
+    bearer = await view.bearers.refresh(beyond=refused)
     return None if bearer.token == refused.token else bearer
 
 

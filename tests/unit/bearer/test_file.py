@@ -1,5 +1,6 @@
 """A bearer in a file: what is read, when a change is seen, and what stays when the file is bad."""
 
+import asyncio
 import base64
 import json
 import os
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.bearer import EXPIRY_MARGIN_SECONDS
-from broker.bearer.file import LARGEST_TOKEN_BYTES, BearerFileError, FileSource, read_token
+from broker.bearer import EXPIRY_MARGIN_SECONDS, Phase, Standing
+from broker.bearer.file import LARGEST_TOKEN_BYTES, LOOK_SECONDS, BearerFileError, FileSource, read_token
 from broker.errors import IssuerDownError
 from tests.support.clocks import SetClock
 
@@ -175,3 +176,42 @@ async def test_no_text_of_a_bearer_shows_the_token(tmp_path: Path) -> None:
     """The repr of a bearer hides its token."""
     write(tmp_path / "token", "sk-hidden-token")
     assert "hidden" not in repr(await FileSource(tmp_path / "token", SetClock(NOW)).refresh())
+
+
+async def test_a_file_is_looked_into_every_so_often(tmp_path: Path) -> None:
+    """What was read is FRESH for a moment, then it is time to look again; without a live token there is none."""
+    path, clock = tmp_path / "token", SetClock(NOW)
+    source = FileSource(path, clock)
+    assert source.phase(NOW) is Phase.ABSENT
+    write(path, jwt(NOW + 100))
+    await source.refresh()
+    assert source.phase(NOW + LOOK_SECONDS - 0.01) is Phase.FRESH
+    assert source.phase(NOW + LOOK_SECONDS) is Phase.ADVISORY
+    assert source.phase(NOW + 100) is Phase.ABSENT
+    # It says in what trouble it is, and is out of it once the file is good again.
+    path.unlink()
+    await source.refresh()
+    assert source.standing == Standing(trouble=IssuerDownError, retry_time=NOW + LOOK_SECONDS)
+    write(path, jwt(NOW + 200, "b"))
+    source.refresh_soon()
+    assert await source.refresh(beyond=source.current()) == source.current()
+    assert source.standing == Standing()
+    await source.close()
+
+
+async def test_all_who_ask_together_read_once_more(tmp_path: Path) -> None:
+    """Who comes while the file is read waits for the next read, as its news may be younger; all of them share that."""
+    path = tmp_path / "token"
+    write(path, "sk-1")
+    source = FileSource(path, SetClock(NOW))
+    source.refresh_soon()
+    write(path, "sk-2")
+    many = await asyncio.gather(*(source.refresh() for _ in range(50)))
+    assert {bearer.token.reveal() for bearer in many} == {"sk-2"}
+    # One who gives up takes nothing from the others.
+    write(path, "sk-3")
+    impatient = asyncio.create_task(source.refresh())
+    patient = asyncio.create_task(source.refresh())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert (await patient).token.reveal() == "sk-3"

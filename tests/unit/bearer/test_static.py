@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer
+from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer, Phase, Standing
 from broker.bearer.static import StaticSource
 from broker.errors import ReauthRequiredError
 from broker.model import Secret
@@ -28,3 +28,16 @@ async def test_a_token_ends_before_its_end() -> None:
     assert not source.current().is_live(clock.now())
     with pytest.raises(ReauthRequiredError):
         await source.refresh()
+
+
+def test_a_static_token_is_never_due() -> None:
+    """Nothing could be had ahead of its end, so it is FRESH to its last moment; then it is in trouble."""
+    clock = SetClock(NOW)
+    source = StaticSource(Bearer(Secret("sk"), NOW + 100), clock)
+    assert not source.is_empty
+    assert source.phase(NOW + 100 - EXPIRY_MARGIN_SECONDS - 0.1) is Phase.FRESH
+    assert source.standing == Standing()
+    clock.wall = NOW + 100 - EXPIRY_MARGIN_SECONDS
+    assert source.phase(clock.wall) is Phase.ABSENT
+    assert source.standing == Standing(trouble=ReauthRequiredError)
+    source.refresh_soon()
