@@ -12,8 +12,9 @@ import os
 import random
 import secrets
 import signal
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -135,6 +136,12 @@ class Application:
         """
         try:
             await self._start()
+        except StartupError as error:
+            await self._exits.aclose()
+            # What the first failing step hides is told with it, so that one start shows everything there is to mend.
+            raise StartupError(
+                *error.problems, *_taken(self.config, error.problems), exit_code=error.exit_code
+            ) from error
         except BaseException:
             await self._exits.aclose()
             raise
@@ -437,6 +444,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 # --- what it is made of -----------------------------------------------------------------------------------------------
+
+
+def _taken(config: Config, told: Sequence[str]) -> list[str]:
+    """Return the TCP addresses that cannot be bound and of which nothing was told yet."""
+    problems = []
+    for address in (*config.listen.callers, *config.listen.admin, *filter(None, (config.listen.http,))):
+        if address.startswith("unix:") or any(problem.startswith(f"{address}: ") for problem in told):
+            continue
+        host, _, port = address.rpartition(":")
+        literal = host.removeprefix("[").removesuffix("]")
+        family = socket.AF_INET6 if ":" in literal else socket.AF_INET
+        try:
+            socket.create_server((literal, int(port)), family=family).close()
+        except OSError:
+            problems.append(f"{address}: cannot be bound; is another program listening there?")
+    return problems
 
 
 def _make_state_dir(path: Path) -> None:

@@ -144,6 +144,24 @@ def test_serve_names_the_port_that_is_in_use(tmp_path: Path) -> None:
     assert address in done.stderr
 
 
+def test_serve_names_a_port_in_use_beside_what_it_found_first(tmp_path: Path) -> None:
+    """A key ring that others can read stops the start before anything listens; the port is named all the same."""
+    serve(tmp_path).running.stop(signal.SIGTERM)
+    (tmp_path / "state" / "keyring.json").chmod(0o644)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run(
+            *("serve", "--state-dir", str(tmp_path / "state")),
+            CREDENTIAL_BROKER_LISTEN__CALLERS=f'["{address}"]',
+            CREDENTIAL_BROKER_LISTEN__ADMIN='["127.0.0.1:0"]',
+            CREDENTIAL_BROKER_LISTEN__HTTP="127.0.0.1:0",
+        )
+    assert done.returncode == 78
+    first, second = done.stderr.splitlines()
+    assert "keyring.json" in first
+    assert f"{address}: cannot be bound" in second
+
+
 def test_serve_refuses_to_be_reached_from_other_machines(tmp_path: Path) -> None:
     """Until callers are authenticated only loopback and Unix sockets are listened on."""
     done = run("serve", "--state-dir", str(tmp_path), CREDENTIAL_BROKER_LISTEN__CALLERS='["0.0.0.0:50051"]')
