@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # the emulator's own list.
 PROFILE_NAMES = ("codex-2026-04", "codex-2026-04-provider", "codex-2026-05", "codex-2026-08")
 TASK_ANSWERS = ("task_id", "taskId", "encrypted_task_id", "encryptedTaskId")
-OPERATIONS = ("agent_register", "task_register", "biscuit", "jwks", "oauth", "resource", "unknown")
+OPERATIONS = ("agent_register", "task_register", "biscuit", "jwks", "oauth", "oauth_revoke", "resource", "unknown")
 ACTIONS = (
     "status",
     "delay",
@@ -29,11 +29,18 @@ ACTIONS = (
     "drop_after",
     "stale_task",
     "route_reject",
+    "agent_dead",
+    "bearer_reject",
     "clock_offset",
 )
+TOKEN_FORMATS = ("jwt", "opaque")
+ERROR_STYLES = ("nested_code", "error_string", "top_level_code", "invalid_grant")
+CLIENT_AUTHS = ("any", "client_secret_basic", "client_secret_post")
+_FAULT_MATCHES = ("method", "operation", "path_prefix", "grant", "agent_runtime_id", "fingerprint")
 _EXIT_CONFIGURATION = 78
 _EXIT_UNREACHABLE = 69
 _TIMEOUT_SECONDS = 10.0
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 _url = click.option(
     "--url",
@@ -74,7 +81,7 @@ _format = click.option(
 )
 @click.option(
     "--freshness",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_POSITIVE,
     default=300.0,
     show_default=True,
     help="Seconds a signature's timestamp may be away from the emulator's clock.",
@@ -110,6 +117,7 @@ def command(
       credential-broker emulator ledger                 what it received, without any secret
       credential-broker emulator identity               an Agent Identity JWT
       credential-broker emulator token                  an access token
+      credential-broker emulator exchanges              what its token endpoint decided
       credential-broker emulator faults set status --operation task_register --count 2
     """  # noqa: D301  `\b` is the character itself: click keeps the lines below it
     if context.invoked_subcommand is not None:
@@ -234,37 +242,150 @@ def identity(
 @_format
 @click.option("--account-id", help="The account the token proves.")
 @click.option("--expires-in", type=float, help="Seconds until it expires; negative for one that has.")
+@click.option("--refresh-expires-in", type=float, help="The same for the refresh token.")
+@click.option("--client-id", help="The only client that may refresh it; any may unless given.")
 @click.option("--fedramp", is_flag=True, help="Make it a FedRAMP account.")
-def token(*, url: str, form: str, account_id: str | None, expires_in: float | None, fedramp: bool) -> None:
-    """Issue an access token and print it.
+@click.option("--auth-json", is_flag=True, help="Print the auth.json that Codex writes after this login.")
+def token(*, url: str, form: str, fedramp: bool, auth_json: bool, **wanted: Any) -> None:
+    """Log in, and print the access token.
 
     With `--format json`, the refresh token that renews it as well.
-    """
-    wanted = {"account_id": account_id, "expires_in": expires_in, "fedramp": fedramp or None}
-    issued = _call("POST", url, "tokens", body=wanted)
-    if form == "json":
+
+    \b
+    A login to import into a broker:
+      credential-broker emulator token --auth-json > auth.json
+    """  # noqa: D301  `\b` is the character itself: click keeps the lines below it
+    issued = _call("POST", url, "tokens", body={**wanted, "fedramp": fedramp or None})
+    if auth_json:
+        click.echo(issued["auth_json"])
+    elif form == "json":
         _echo_json(issued)
     else:
         click.echo(issued["access_token"])
+
+
+@command.command("client")
+@_url
+@_format
+@click.option("--client-id", help="Its name; one is made up unless given. A known name gets the new secret.")
+@click.option(
+    "--client-secret-file",
+    type=click.File(),
+    help="Read its secret from here (- is standard input); one is made up unless given.",
+)
+@click.option("--auth", type=click.Choice(CLIENT_AUTHS), help="How it must present the secret; any way unless given.")
+@click.option("--scope", "scopes", multiple=True, help="A scope it may ask for; repeat for more.")
+@click.option("--audience", "audiences", multiple=True, help="An audience it may ask for; any unless given.")
+@click.option("--list", "listing", is_flag=True, help="Show the clients instead.")
+def client(
+    *,
+    url: str,
+    form: str,
+    client_secret_file: TextIO | None,
+    scopes: tuple[str, ...],
+    audiences: tuple[str, ...],
+    listing: bool,
+    **wanted: str | None,
+) -> None:
+    """Register an OAuth client and print its id and secret.
+
+    It may then use the client_credentials grant. The client client-emulator with the secret secret-emulator is always there.
+    """
+    if listing:
+        shown = _call("GET", url, "clients")
+        rows = [
+            (known["client_id"], known["auth"], " ".join(known["scopes"]), " ".join(known["audiences"]) or "any")
+            for known in shown["clients"]
+        ]
+        _echo(form, shown, ("client", "auth", "scopes", "audiences"), rows)
+        return
+    body: dict[str, Any] = {**wanted, "scopes": list(scopes) or None, "audiences": list(audiences) or None}
+    if client_secret_file is not None:
+        body["client_secret"] = client_secret_file.read().strip()
+    registered = _call("POST", url, "clients", body=body)
+    _echo(form, registered, ("client", "secret"), [(registered["client_id"], registered["client_secret"])])
+
+
+@command.command("subject-token")
+@_url
+@_format
+@click.option("--subject", help="The workload it names.")
+@click.option("--audience", help="Whom it is addressed to; what the emulator accepts unless given.")
+@click.option("--account-id", help="The account the workload stands for.")
+@click.option("--expires-in", type=float, help="Seconds until it expires; negative for one that has.")
+@click.option("--untrusted", is_flag=True, help="Sign it with a key that the emulator does not accept.")
+def subject_token(*, url: str, form: str, untrusted: bool, **wanted: Any) -> None:
+    """Issue the token of a workload and print it.
+
+    It is what a platform such as Kubernetes projects into a file, to be exchanged at the token endpoint.
+    """
+    issued = _call("POST", url, "subject-tokens", body={**wanted, "trusted": False if untrusted else None})
+    if form == "json":
+        _echo_json(issued)
+    else:
+        click.echo(issued["subject_token"])
+
+
+@command.command("exchanges")
+@_url
+@_format
+@click.option("--since", type=click.IntRange(min=0), default=0, help="Only exchanges after this sequence number.")
+@click.option("--grant", help="Only this grant, for instance refresh_token or client_credentials.")
+@click.option("--family", help="Only what descends from this login.")
+def exchanges(*, url: str, form: str, since: int, grant: str | None, family: str | None) -> None:
+    """Show what the token endpoint decided, without any secret.
+
+    The last line says how often a refresh token was used twice, and how many logins that or a revocation ended.
+    """
+    selection = {"since": str(since), "grant": grant, "family": family}
+    shown = _call(
+        "GET", url, "exchanges", query={name: value for name, value in selection.items() if value is not None}
+    )
+    rows = [
+        (
+            str(entry["seq"]),
+            entry["grant"].rpartition(":")[2],
+            entry["outcome"],
+            entry["client_id"] or "-",
+            entry["subject"] or "-",
+            "-" if entry["family"] is None else f"{entry['family']}.{entry['generation']}",
+            "yes" if entry["reused"] else "",
+        )
+        for entry in shown["exchanges"]
+    ]
+    _echo(form, shown, ("seq", "grant", "outcome", "client", "subject", "family", "reused"), rows)
+    if form != "json":
+        click.echo(f"\ndouble uses: {shown['double_uses']}, families revoked: {shown['families_revoked']}")
 
 
 @command.command("settings")
 @_url
 @click.option("--profile", type=click.Choice(PROFILE_NAMES), help="Demand another generation of the protocol.")
 @click.option("--task-answer", type=click.Choice(TASK_ANSWERS), help="Answer task registrations in another field.")
-@click.option("--freshness", type=click.FloatRange(min=0, min_open=True), help="The freshness window in seconds.")
+@click.option("--freshness", type=_POSITIVE, help="The freshness window in seconds.")
 @click.option("--clock-offset", type=float, help="Seconds the emulator's clock is ahead.")
-def settings(
-    *, url: str, profile: str | None, task_answer: str | None, freshness: float | None, clock_offset: float | None
-) -> None:
+@click.option("--token-format", type=click.Choice(TOKEN_FORMATS), help="What access tokens are made of.")
+@click.option("--access-token-seconds", type=_POSITIVE, help="How long an access token is good.")
+@click.option("--refresh-token-seconds", type=_POSITIVE, help="How long a refresh token is good.")
+@click.option(
+    "--rotate-refresh-tokens/--keep-refresh-tokens", default=None, help="Whether a refresh spends its refresh token."
+)
+@click.option("--reuse-grace-seconds", type=click.FloatRange(min=0), help="How long a repeat gets the same answer.")
+@click.option(
+    "--family-revocation/--no-family-revocation", default=None, help="Whether one reuse ends the whole login."
+)
+@click.option(
+    "--revocation-ends-access-tokens/--revocation-spares-access-tokens",
+    default=None,
+    help="Whether the access tokens of an ended login die with it.",
+)
+@click.option("--refresh-error-style", type=click.Choice(ERROR_STYLES), help="Where a refused refresh names its cause.")
+@click.option("--federation-rule-id", help="The federation rule that is known.")
+@click.option("--subject-audience", help="Whom a subject token must be addressed to.")
+def settings(*, url: str, freshness: float | None, clock_offset: float | None, **wanted: Any) -> None:
     """Show or change the settings of a running emulator."""
-    wanted = {
-        "profile": profile,
-        "task_answer": task_answer,
-        "freshness_seconds": freshness,
-        "clock_offset_seconds": clock_offset,
-    }
-    _echo_json(_call("POST", url, "settings", body=wanted))
+    body = {**wanted, "freshness_seconds": freshness, "clock_offset_seconds": clock_offset}
+    _echo_json(_call("POST", url, "settings", body=body))
 
 
 @command.group("faults")
@@ -278,6 +399,8 @@ def faults() -> None:
       credential-broker emulator faults set drop_after --operation agent_register
     A task the backend does not accept any more:
       credential-broker emulator faults set stale_task
+    A refresh that spends its token and whose answer is lost:
+      credential-broker emulator faults set drop_after --operation oauth --grant refresh_token
     """  # noqa: D301  `\b` is the character itself: click keeps the lines below it
 
 
@@ -287,6 +410,9 @@ def faults() -> None:
 @_format
 @click.option("--operation", type=click.Choice(OPERATIONS), help="Only for this operation.")
 @click.option("--path-prefix", help="Only for paths that begin with this; route_reject needs it.")
+@click.option("--grant", help="Only for token requests of this grant_type.")
+@click.option("--agent-runtime-id", help="For agent_dead: this agent.")
+@click.option("--fingerprint", help="For bearer_reject: this bearer, by its fingerprint in the ledger.")
 @click.option("--method", help="Only for this HTTP method.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many times it fires.")
 @click.option("--unlimited", is_flag=True, help="Fire until cleared, instead of --count.")
@@ -310,6 +436,8 @@ def set_fault(*, action: str, url: str, form: str, count: int, unlimited: bool, 
     drop_after    process, then close the connection without an answer
     stale_task    from now on refuse the task of the next verified assertion (401)
     route_reject  refuse verified assertions under --path-prefix (401), still take bearers
+    agent_dead    from now on refuse the agent of the next verified assertion or task registration (401)
+    bearer_reject refuse verified bearers (401)
     clock_offset  shift the clock by --seconds, in checks and in the Date header
     """  # noqa: D301  `\b` is the character itself: click keeps the lines below it
     wanted["method"] = wanted["method"].upper() if wanted["method"] else None
@@ -334,7 +462,7 @@ def list_faults(*, url: str, form: str) -> None:
         (
             rule["id"],
             rule["action"],
-            " ".join(str(rule[name]) for name in ("method", "operation", "path_prefix") if rule[name]) or "everything",
+            " ".join(str(rule[name]) for name in _FAULT_MATCHES if rule[name]) or "everything",
             str(rule["fired"]),
             "no end" if rule["count"] is None else str(rule["count"]),
         )
@@ -385,6 +513,13 @@ def _call(
     except (KeyError, TypeError):
         message = f"HTTP status {answer.status_code}"
     raise click.ClickException(f"the emulator refused: {message}")
+
+
+def _echo(form: str, value: Any, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    if form == "json":
+        _echo_json(value)
+    else:
+        _echo_table(head, rows)
 
 
 def _echo_json(value: Any) -> None:

@@ -7,22 +7,34 @@ program never imports this package.
 
 from broker.emulator.accounts import Account
 from broker.emulator.backend import Backend, IssuedIdentity
+from broker.emulator.clients import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, ClientAuth
+from broker.emulator.exchanges import Exchange
+from broker.emulator.families import TokenPair
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.profiles import PROFILES, TaskAnswer
+from broker.emulator.refusal import ErrorStyle
 from broker.emulator.routing import Operation
 from broker.emulator.server import EmulatorServer
-from broker.emulator.settings import DEFAULT_PORT, EmulatorSettings
+from broker.emulator.settings import DEFAULT_PORT, EmulatorSettings, TokenFormat
 
 __all__ = [
+    "DEFAULT_CLIENT_ID",
+    "DEFAULT_CLIENT_SECRET",
     "DEFAULT_PORT",
     "PROFILES",
     "Account",
     "Action",
     "Backend",
+    "Client",
+    "ClientAuth",
     "EmulatorServer",
     "EmulatorSettings",
+    "ErrorStyle",
+    "Exchange",
     "FaultRule",
     "IssuedIdentity",
     "Operation",
     "TaskAnswer",
+    "TokenFormat",
+    "TokenPair",
 ]

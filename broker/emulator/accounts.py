@@ -44,29 +44,62 @@ def fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bearer:
+    """What an access token proves.
+
+    Attributes:
+        account: Whose it is.
+        expire_time: From when on it is refused.
+        subject: The user, client or workload it was issued to; empty where that is not known.
+        family: The login it descends from; None when it comes from another grant.
+        account_header: Whether its holder knows the account, so that calls must name it.
+    """
+
+    account: Account
+    expire_time: datetime
+    subject: str
+    family: str | None = None
+    account_header: bool = True
+
+
 @dataclass
 class Bearers:
     """The bearer tokens the backend accepts, kept as digests only."""
 
-    _accounts: dict[bytes, tuple[Account, datetime]] = field(default_factory=dict, repr=False)
+    _bearers: dict[bytes, Bearer] = field(default_factory=dict, repr=False)
+    _ended_families: set[str] = field(default_factory=set)
 
-    def add(self, token: str, account: Account, expire_time: datetime) -> None:
-        """Accept `token` for `account` until `expire_time`."""
-        self._accounts[_digest(token)] = (account, expire_time)
+    def add(self, token: str, bearer: Bearer) -> None:
+        """Accept a token from now on."""
+        self._bearers[_digest(token)] = bearer
 
-    def verify(self, token: str, now: datetime) -> Account:
-        """Return the account a token proves.
+    def verify(self, token: str, now: datetime) -> Bearer:
+        """Return what a token proves.
 
         Raises:
-            Refusal: `bearer_unknown` or `bearer_expired` (401).
+            Refusal: `bearer_unknown`, `bearer_expired` or `bearer_revoked` (401).
         """
-        found = self._accounts.get(_digest(token))
-        if found is None:
-            raise Refusal(401, "bearer_unknown", "this bearer was not issued here")
-        account, expire_time = found
-        if now >= expire_time:
+        bearer = self._bearers.get(_digest(token))
+        if bearer is None:
+            raise Refusal(401, "bearer_unknown", "this bearer was not issued here, or was revoked")
+        if now >= bearer.expire_time:
             raise Refusal(401, "bearer_expired", "this bearer has expired")
-        return account
+        if bearer.family in self._ended_families:
+            raise Refusal(401, "bearer_revoked", "the login of this bearer has ended")
+        return bearer
+
+    def end(self, token: str) -> bool:
+        """Refuse one token from now on; False when it was not accepted anyway."""
+        return self._bearers.pop(_digest(token), None) is not None
+
+    def end_all(self) -> None:
+        """Refuse every token that was accepted so far."""
+        self._bearers.clear()
+
+    def end_family(self, family: str) -> None:
+        """Refuse every token of a login from now on."""
+        self._ended_families.add(family)
 
 
 def _digest(token: str) -> bytes:

@@ -99,7 +99,7 @@ class _BackendApp:
             now=backend.now(),
             entry=entry,
         )
-        note_credential(call)
+        call = note_credential(call)
         return _shift_clock(call, backend.claim(Phase.CLOCK, call))
 
     async def _answer(self, call: Call, connection: _Connection) -> Answer | None:

@@ -16,16 +16,20 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
-from broker.emulator.accounts import Account, Bearers, fingerprint
-from broker.emulator.faults import Action, FaultRule, Phase, Switchboard
+from broker.emulator.accounts import Account, Bearer, Bearers, fingerprint
+from broker.emulator.exchanges import ExchangeLedger
+from broker.emulator.families import TokenPair
+from broker.emulator.faults import Action, FaultRule, Phase, Seen, Switchboard
 from broker.emulator.issuer import Issuer, Pkcs8Form, encode_private_key, seal_task_id
 from broker.emulator.ledger import Entry, Ledger
-from broker.emulator.oauth import ACCESS_TOKEN_LIFETIME, OAuthIssuer, TokenPair
+from broker.emulator.oauth import AuthorizationServer, Body
 from broker.emulator.profiles import AgentAuth, Profile
 from broker.emulator.refusal import Refusal
-from broker.emulator.registry import Registry, Task
+from broker.emulator.registry import Agent, Registry, Task
 from broker.emulator.routing import RESPONSES_SUFFIX, Operation, Route
 from broker.emulator.settings import EmulatorSettings
+from broker.emulator.subjects import DEFAULT_SUBJECT
+from broker.emulator.token_request import peek
 from broker.emulator.verify import (
     ASSERTION_SCHEME,
     check_freshness,
@@ -37,6 +41,7 @@ from broker.emulator.verify import (
 )
 
 IDENTITY_LIFETIME = timedelta(days=30)
+SUBJECT_TOKEN_LIFETIME = timedelta(minutes=10)
 _ACCOUNT_HEADER = "chatgpt-account-id"
 _FEDRAMP_HEADER = "x-openai-fedramp"
 _BISCUIT_HEADER = "x-openai-authorization"
@@ -48,6 +53,7 @@ _METHODS = {
     Operation.BISCUIT: "GET",
     Operation.JWKS: "GET",
     Operation.OAUTH: "POST",
+    Operation.OAUTH_REVOKE: "POST",
 }
 
 
@@ -64,6 +70,7 @@ class Call:
         body: The whole body.
         now: The backend's time for this call.
         entry: Its line in the ledger, to be filled.
+        grant: The `grant_type` it asks for, when it is a token request that can be read.
     """
 
     method: str
@@ -74,6 +81,7 @@ class Call:
     body: bytes = field(repr=False)
     now: datetime
     entry: Entry
+    grant: str | None = None
 
     def header(self, name: str) -> str | None:
         """Return a header's only value, or None.
@@ -128,7 +136,7 @@ class Backend:
         registry: Agents, tasks and biscuits.
         issuer: Signs JWTs.
         bearers: The access tokens accepted.
-        oauth: The token endpoint.
+        oauth: The issuer: logins, clients, workloads.
     """
 
     def __init__(self, settings: EmulatorSettings, *, time_source: Callable[[], float]) -> None:
@@ -138,8 +146,22 @@ class Backend:
         self.registry = Registry()
         self.issuer = Issuer()
         self.bearers = Bearers()
-        self.oauth = OAuthIssuer(self.issuer, self.bearers)
+        self.oauth = AuthorizationServer(self.issuer, self.bearers, lambda: self.settings)
         self._time_source = time_source
+        self._handlers: dict[Operation, Callable[[Call], Answer]] = {
+            Operation.AGENT_REGISTER: self._register_agent,
+            Operation.TASK_REGISTER: self._register_task,
+            Operation.BISCUIT: self._issue_biscuit,
+            Operation.JWKS: self._publish_keys,
+            Operation.OAUTH: self._issue_tokens,
+            Operation.OAUTH_REVOKE: self._revoke_token,
+            Operation.RESOURCE: self._resource,
+        }
+
+    @property
+    def exchanges(self) -> ExchangeLedger:
+        """Everything the issuer decided, in order, and the totals of it."""
+        return self.oauth.exchanges
 
     def now(self) -> datetime:
         """The backend's clock: the machine's time plus the configured offset."""
@@ -203,9 +225,65 @@ class Backend:
             expires_in=int(lifetime.total_seconds()),
         )
 
-    def mint_token(self, *, account: Account | None = None, lifetime: timedelta = ACCESS_TOKEN_LIFETIME) -> TokenPair:
-        """Issue an access token the backend accepts, with the refresh token to renew it."""
-        return self.oauth.login(account or default_account(), now=self.now(), lifetime=lifetime)
+    def mint_token(
+        self,
+        *,
+        account: Account | None = None,
+        lifetime: timedelta | None = None,
+        refresh_lifetime: timedelta | None = None,
+        client_id: str | None = None,
+    ) -> TokenPair:
+        """Log in: issue an access token the backend accepts, and the refresh token that renews it.
+
+        Args:
+            account: Whom it proves; unset, a made-up business account.
+            lifetime: Of this access token and of those that refreshes give; negative for one that has expired.
+                Unset, what the settings say at the time of each.
+            refresh_lifetime: The same for refresh tokens.
+            client_id: The only client that may refresh it; unset, any.
+        """
+        return self.oauth.families.login(
+            account or default_account(),
+            now=self.now(),
+            access_lifetime=lifetime,
+            refresh_lifetime=refresh_lifetime,
+            client_id=client_id,
+        )
+
+    def accept_bearer(
+        self, token: str, *, account: Account | None = None, lifetime: timedelta = timedelta(days=1)
+    ) -> None:
+        """Accept a bearer of somebody else's making, an API key for instance, for an account (unset, a made-up one)."""
+        account = account or default_account()
+        bearer = Bearer(account=account, expire_time=self.now() + lifetime, subject=account.chatgpt_user_id or "")
+        self.bearers.add(token, bearer)
+
+    def mint_subject_token(
+        self,
+        *,
+        account: Account | None = None,
+        lifetime: timedelta = SUBJECT_TOKEN_LIFETIME,
+        audience: str | None = None,
+        subject: str = DEFAULT_SUBJECT,
+        trusted: bool = True,
+    ) -> str:
+        """Issue the token of a workload, as a platform projects it into a file, to be exchanged here.
+
+        Args:
+            account: What the subject stands for from now on; unset, a made-up business account.
+            lifetime: Negative for a token that has expired.
+            audience: Unset, the one that the settings accept.
+            subject: The workload.
+            trusted: False signs with a key that the emulator does not accept.
+        """
+        return self.oauth.subjects.issue(
+            account=account or default_account(),
+            audience=audience or self.settings.subject_audience,
+            now=self.now(),
+            lifetime=lifetime,
+            subject=subject,
+            trusted=trusted,
+        )
 
     def answer(self, call: Call) -> Answer:
         """Check a call, act on it, and say what to send back; the entry gets verdict and refusal."""
@@ -221,7 +299,15 @@ class Backend:
 
     def claim(self, phase: Phase, call: Call) -> FaultRule | None:
         """Fire the rule of a phase that matches a call, and note it in the call's entry."""
-        rule = self.faults.claim(phase, method=call.method, path=call.path, operation=call.route.operation)
+        seen = Seen(
+            method=call.method,
+            path=call.path,
+            operation=call.route.operation,
+            grant=call.grant,
+            agent_runtime_id=call.entry.agent_runtime_id,
+            fingerprint=call.entry.credential_fingerprint,
+        )
+        rule = self.faults.claim(phase, seen)
         if rule is not None:
             call.entry.faults.append(rule.rule_id)
         return rule
@@ -231,22 +317,10 @@ class Backend:
         expected = _METHODS.get(operation)
         if expected is not None and call.method != expected:
             raise Refusal(405, "method_not_allowed", f"this path takes {expected} only")
-        match operation:
-            case Operation.AGENT_REGISTER:
-                return self._register_agent(call)
-            case Operation.TASK_REGISTER:
-                return self._register_task(call)
-            case Operation.BISCUIT:
-                return self._issue_biscuit(call)
-            case Operation.JWKS:
-                call.entry.verdict = "not_required"
-                return as_json(self.issuer.jwks())
-            case Operation.OAUTH:
-                return self._refresh(call)
-            case Operation.RESOURCE:
-                return self._resource(call)
-            case Operation.UNKNOWN:
-                raise Refusal(404, "route_unknown", "the backend has no such path")
+        handler = self._handlers.get(operation)
+        if handler is None:
+            raise Refusal(404, "route_unknown", "the backend has no such path")
+        return handler(call)
 
     def _register_agent(self, call: Call) -> Answer:
         profile = self.profile
@@ -256,7 +330,7 @@ class Backend:
             raise Refusal(404, "agent_register_not_offered", "this profile registers no agents")
         if profile.agent_auth is AgentAuth.BEARER:
             call.forbid(_BISCUIT_HEADER)
-            account = self._check_bearer(call)
+            account = self._check_bearer(call).account
             _check_fedramp(call, account)
         else:
             account = self._check_biscuit(call)
@@ -288,6 +362,7 @@ class Backend:
         )
         registration.verify_signature(agent.agent_runtime_id, agent.public_key)
         check_freshness(registration.timestamp, now=call.now, window=self.settings.freshness)
+        self._judge_agent(call, agent)
         task = self.registry.register_task(agent, registration.external_task_ref, now=call.now)
         call.entry.account_id = agent.account.account_id
         _note_task(call, task)
@@ -298,7 +373,7 @@ class Backend:
     def _issue_biscuit(self, call: Call) -> Answer:
         if not self.profile.biscuits:
             raise Refusal(404, "biscuit_not_offered", "this profile has no biscuits")
-        account = self._check_bearer(call)
+        account = self._check_bearer(call).account
         call.forbid(_BISCUIT_HEADER)
         if not _BISCUIT_REQUEST_ID.fullmatch(call.header("x-request-id") or ""):
             raise Refusal(400, "request_id_invalid", "X-Request-Id must be codex-agent-identity-{16 random bytes}")
@@ -310,11 +385,18 @@ class Backend:
         biscuit = self.registry.issue_biscuit(account, method="POST", url=url, now=call.now)
         return as_json({}, headers=((_BISCUIT_HEADER, biscuit),))
 
-    def _refresh(self, call: Call) -> Answer:
-        body = parse_json_object(call.header("content-type"), call.body)
-        pair = self.oauth.refresh(body, now=call.now)
-        call.entry.account_id = pair.account.account_id
-        return as_json(pair.as_json())
+    def _publish_keys(self, call: Call) -> Answer:
+        call.entry.verdict = "not_required"
+        return as_json(self.issuer.jwks())
+
+    def _issue_tokens(self, call: Call) -> Answer:
+        answer, exchange = self.oauth.token(_body(call), now=call.now)
+        call.entry.account_id = exchange.account_id
+        return as_json(answer, headers=(("cache-control", "no-store"),))
+
+    def _revoke_token(self, call: Call) -> Answer:
+        self.oauth.revoke(_body(call), now=call.now)
+        return as_json({})
 
     def _resource(self, call: Call) -> Answer:
         credentials = call.header("authorization")
@@ -324,8 +406,9 @@ class Backend:
         if scheme == ASSERTION_SCHEME:
             seen = self._check_assertion(call, credentials.removeprefix(f"{ASSERTION_SCHEME} "))
         elif scheme == "Bearer":
-            account = self._check_bearer(call)
-            _check_account(call, account, required=True)
+            bearer = self._check_bearer(call)
+            account = bearer.account
+            _check_account(call, account, required=bearer.account_header)
             _check_fedramp(call, account)
             seen = {"kind": "bearer", "account_id": account.account_id, "fedramp": account.fedramp}
         else:
@@ -362,7 +445,8 @@ class Backend:
         call.entry.account_id = agent.account.account_id
         _check_account(call, agent.account, required=self.profile.account_header)
         _check_fedramp(call, agent.account)
-        rule = self.claim(Phase.VERDICT, call)
+        self._judge_agent(call, agent)
+        rule = self.claim(Phase.ASSERTION_VERDICT, call)
         if rule is not None and rule.action is Action.STALE_TASK:
             task.stale = True
             raise Refusal(401, "task_stale", "the task is no longer accepted; register a new one")
@@ -377,16 +461,24 @@ class Backend:
             "fedramp": agent.account.fedramp,
         }
 
-    def _check_bearer(self, call: Call) -> Account:
+    def _judge_agent(self, call: Call, agent: Agent) -> None:
+        """Let a fault decide that an agent, whose signature is good, is accepted nowhere any more."""
+        if self.claim(Phase.AGENT_VERDICT, call) is not None:
+            agent.dead = True
+            raise Refusal(401, "agent_dead", "this agent is no longer accepted; register a new one")
+
+    def _check_bearer(self, call: Call) -> Bearer:
         credentials = call.header("authorization")
         if credentials is None:
             raise Refusal(401, "authorization_missing", "there is no Authorization header")
         scheme, _, token = credentials.partition(" ")
         if scheme != "Bearer":
             raise Refusal(401, "bearer_required", "this call takes a Bearer token")
-        account = self.bearers.verify(token, call.now)
-        call.entry.account_id = account.account_id
-        return account
+        bearer = self.bearers.verify(token, call.now)
+        call.entry.account_id = bearer.account.account_id
+        if self.claim(Phase.BEARER_VERDICT, call) is not None:
+            raise Refusal(401, "bearer_rejected", "this bearer is not accepted here")
+        return bearer
 
     def _check_biscuit(self, call: Call) -> Account:
         call.forbid("authorization")
@@ -417,18 +509,21 @@ def as_json(value: dict[str, Any], *, status: int = 200, headers: tuple[tuple[st
 
 def refuse(refusal: Refusal, *, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
     """The answer that says why not."""
-    error = {"error": {"code": refusal.code, "message": refusal.message}}
-    return as_json(error, status=refusal.status, headers=headers)
+    return as_json(refusal.as_json(), status=refusal.status, headers=(*refusal.headers, *headers))
 
 
-def note_credential(call: Call) -> None:
-    """Write into the ledger what kind of credential a call presents, before anything is decided about it."""
+def note_credential(call: Call) -> Call:
+    """Write into the ledger what kind of credential a call presents, before anything is decided about it.
+
+    Returns the call, with the grant it asks for where it is a token request.
+    """
     sent = dict(call.headers)
-    if call.route.operation is Operation.OAUTH:
-        if (token := _refresh_token(call.body)) is not None:
-            call.entry.credential_kind = "refresh_token"
-            call.entry.credential_fingerprint = fingerprint(token)
-    elif (authorization := sent.get("authorization")) is not None:
+    if call.route.operation in (Operation.OAUTH, Operation.OAUTH_REVOKE):
+        presented = peek(sent.get("content-type"), call.body, sent.get("authorization"))
+        call.entry.credential_kind = presented.kind
+        call.entry.credential_fingerprint = presented.fingerprint
+        return replace(call, grant=presented.grant)
+    if (authorization := sent.get("authorization")) is not None:
         scheme, _, value = authorization.partition(" ")
         kinds = {ASSERTION_SCHEME: "agent_assertion", "Bearer": "bearer"}
         call.entry.credential_kind = kinds.get(scheme, "other")
@@ -438,15 +533,11 @@ def note_credential(call: Call) -> None:
         call.entry.credential_fingerprint = fingerprint(biscuit)
     elif call.route.operation is Operation.TASK_REGISTER:
         call.entry.credential_kind = "signature"
+    return call
 
 
-def _refresh_token(body: bytes) -> str | None:
-    """Find the refresh token in a body that nobody has checked yet."""
-    try:
-        token = json.loads(body)["refresh_token"]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return token if isinstance(token, str) else None
+def _body(call: Call) -> Body:
+    return Body(content_type=call.header("content-type"), content=call.body, authorization=call.header("authorization"))
 
 
 def _note_task(call: Call, task: Task) -> None:

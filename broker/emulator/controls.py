@@ -21,12 +21,29 @@ from starlette.routing import Route
 
 from broker.emulator.accounts import Account, fingerprint
 from broker.emulator.backend import Backend, default_account
+from broker.emulator.clients import ClientAuth
 from broker.emulator.faults import FaultRule
 from broker.emulator.refusal import Refusal
 from broker.emulator.settings import MAX_SECONDS
 
 _ACCOUNT_FIELDS = ("account_id", "chatgpt_user_id", "email", "plan_type", "fedramp")
-_CHANGEABLE = ("profile", "task_answer", "freshness_seconds", "clock_offset_seconds")
+# Every setting but where it listens, with the kinds of value it takes.
+_CHANGEABLE: dict[str, tuple[type, ...]] = {
+    "profile": (str,),
+    "task_answer": (str,),
+    "freshness_seconds": (int, float),
+    "clock_offset_seconds": (int, float),
+    "token_format": (str,),
+    "access_token_seconds": (int, float),
+    "refresh_token_seconds": (int, float),
+    "rotate_refresh_tokens": (bool,),
+    "reuse_grace_seconds": (int, float),
+    "family_revocation": (bool,),
+    "revocation_ends_access_tokens": (bool,),
+    "refresh_error_style": (str,),
+    "federation_rule_id": (str,),
+    "subject_audience": (str,),
+}
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -38,6 +55,11 @@ def controls(backend: Backend) -> Starlette:
         ("POST", "/settings", board.change_settings),
         ("POST", "/identities", board.issue_identity),
         ("POST", "/tokens", board.mint_token),
+        ("GET", "/exchanges", board.get_exchanges),
+        ("GET", "/families", board.list_families),
+        ("GET", "/clients", board.list_clients),
+        ("POST", "/clients", board.register_client),
+        ("POST", "/subject-tokens", board.mint_subject_token),
         ("POST", "/jwks/rotate", board.rotate_jwks),
         ("GET", "/ledger", board.get_ledger),
         ("DELETE", "/ledger", board.clear_ledger),
@@ -61,11 +83,9 @@ class _Controls:
         return JSONResponse({name: getattr(settings, name) for name in _CHANGEABLE})
 
     async def change_settings(self, request: Request) -> Response:
-        changes = await _body(request, allowed=_CHANGEABLE)
-        for name in ("freshness_seconds", "clock_offset_seconds"):
-            _expect(changes, name, int, float)
-        for name in ("profile", "task_answer"):
-            _expect(changes, name, str)
+        changes = await _body(request, allowed=tuple(_CHANGEABLE))
+        for name, kinds in _CHANGEABLE.items():
+            _expect(changes, name, *kinds)
         try:
             self._backend.change(**changes)
         except ValueError as error:
@@ -100,13 +120,70 @@ class _Controls:
         )
 
     async def mint_token(self, request: Request) -> Response:
-        body = await _body(request, allowed=(*_ACCOUNT_FIELDS, "expires_in"))
-        options = {"lifetime": _lifetime(body)} if "expires_in" in body else {}
-        pair = self._backend.mint_token(account=_account(body), **options)
+        body = await _body(request, allowed=(*_ACCOUNT_FIELDS, "expires_in", "refresh_expires_in", "client_id"))
+        options: dict[str, Any] = {}
+        for option, name in (("lifetime", "expires_in"), ("refresh_lifetime", "refresh_expires_in")):
+            if name in body:
+                options[option] = _lifetime(body, name)
+        _expect(body, "client_id", str)
+        pair = self._backend.mint_token(account=_account(body), client_id=body.get("client_id"), **options)
         shown = {
             **pair.as_json(),
             "fingerprint": fingerprint(pair.access_token),
+            "family": pair.family,
+            "auth_json": pair.auth_json(),
             **pair.account.as_json(),
+        }
+        return JSONResponse(shown, status_code=201)
+
+    async def get_exchanges(self, request: Request) -> Response:
+        query = request.query_params
+        shown = self._backend.exchanges.as_json(
+            since=_since(request), grant=query.get("grant"), family=query.get("family")
+        )
+        return JSONResponse(shown)
+
+    async def list_families(self, _request: Request) -> Response:
+        families = [family.as_json() for family in self._backend.oauth.families]
+        return JSONResponse({"count": len(families), "families": families})
+
+    async def list_clients(self, _request: Request) -> Response:
+        clients = [client.as_json() for client in self._backend.oauth.clients.all()]
+        return JSONResponse({"count": len(clients), "clients": clients})
+
+    async def register_client(self, request: Request) -> Response:
+        names = ("client_id", "client_secret", "auth", "scopes", "audiences")
+        body = await _body(request, allowed=(*_ACCOUNT_FIELDS, *names))
+        options: dict[str, Any] = {"account": _account(body, base=Account())}
+        for name in ("client_id", "client_secret"):
+            _expect(body, name, str)
+            options[name] = body.get(name)
+        if "auth" in body:
+            if body["auth"] not in set(ClientAuth):
+                raise Refusal(400, "field_invalid", f"auth must be one of {', '.join(ClientAuth)}")
+            options["auth"] = ClientAuth(body["auth"])
+        for name in ("scopes", "audiences"):
+            if name in body:
+                if not isinstance(body[name], list) or not all(isinstance(word, str) and word for word in body[name]):
+                    raise Refusal(400, "field_invalid", f"{name} must be a list of words")
+                options[name] = tuple(body[name])
+        client = self._backend.oauth.clients.register(**options)
+        return JSONResponse({**client.as_json(), "client_secret": client.client_secret}, status_code=201)
+
+    async def mint_subject_token(self, request: Request) -> Response:
+        body = await _body(request, allowed=(*_ACCOUNT_FIELDS, "expires_in", "audience", "subject", "trusted"))
+        options: dict[str, Any] = {"lifetime": _lifetime(body)} if "expires_in" in body else {}
+        for name, kind in (("audience", str), ("subject", str), ("trusted", bool)):
+            _expect(body, name, kind)
+            if name in body:
+                options[name] = body[name]
+        token = self._backend.mint_subject_token(account=_account(body), **options)
+        settings = self._backend.settings
+        shown = {
+            "subject_token": token,
+            "fingerprint": fingerprint(token),
+            "federation_rule_id": settings.federation_rule_id,
+            "audience": body.get("audience", settings.subject_audience),
         }
         return JSONResponse(shown, status_code=201)
 
@@ -117,11 +194,8 @@ class _Controls:
 
     async def get_ledger(self, request: Request) -> Response:
         query = request.query_params
-        since = query.get("since", "0")
-        if not since.isdecimal():
-            raise Refusal(400, "field_invalid", "since must be a sequence number")
         shown = self._backend.ledger.as_json(
-            since=int(since), path=query.get("path"), kind=query.get("kind"), operation=query.get("operation")
+            since=_since(request), path=query.get("path"), kind=query.get("kind"), operation=query.get("operation")
         )
         return JSONResponse(shown)
 
@@ -207,9 +281,16 @@ def _expect(body: dict[str, Any], name: str, *kinds: type) -> None:
         raise Refusal(400, "field_invalid", f"{name} has the wrong type")
 
 
-def _account(body: dict[str, Any]) -> Account:
-    """The default account with what the body names replaced; null makes a field unknown."""
-    values = default_account().as_json()
+def _since(request: Request) -> int:
+    since = request.query_params.get("since", "0")
+    if not since.isdecimal():
+        raise Refusal(400, "field_invalid", "since must be a sequence number")
+    return int(since)
+
+
+def _account(body: dict[str, Any], *, base: Account | None = None) -> Account:
+    """The given account, else the default one, with what the body names replaced; null makes a field unknown."""
+    values = (base or default_account()).as_json()
     for name in _ACCOUNT_FIELDS:
         kinds = (bool,) if name == "fedramp" else (str,) if name == "plan_type" else (str, type(None))
         _expect(body, name, *kinds)
@@ -217,8 +298,8 @@ def _account(body: dict[str, Any]) -> Account:
     return Account(**values)
 
 
-def _lifetime(body: dict[str, Any]) -> timedelta:
-    _expect(body, "expires_in", int, float)
-    if not abs(body["expires_in"]) <= MAX_SECONDS:
-        raise Refusal(400, "field_invalid", "expires_in must be at most ten years")
-    return timedelta(seconds=body["expires_in"])
+def _lifetime(body: dict[str, Any], name: str = "expires_in") -> timedelta:
+    _expect(body, name, int, float)
+    if not abs(body[name]) <= MAX_SECONDS:
+        raise Refusal(400, "field_invalid", f"{name} must be at most ten years")
+    return timedelta(seconds=body[name])

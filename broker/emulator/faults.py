@@ -23,7 +23,10 @@ class Phase(enum.Enum):
 
     CLOCK = enum.auto()
     BEFORE = enum.auto()
-    VERDICT = enum.auto()
+    AGENT_VERDICT = enum.auto()
+    """Of what an agent signed: an assertion or a task registration."""
+    ASSERTION_VERDICT = enum.auto()
+    BEARER_VERDICT = enum.auto()
     AFTER = enum.auto()
 
 
@@ -31,9 +34,9 @@ class Action(enum.StrEnum):
     """What a rule does.
 
     `STATUS`, `GARBAGE`, `REDIRECT` and `OVERSIZE` answer without processing the request; `DELAY` and `HANG` process
-    it afterwards; `TRUNCATE` and `DROP_AFTER` process it and then spoil the answer; `STALE_TASK` and
-    `ROUTE_REJECT` concern only requests whose assertion verified; `CLOCK_OFFSET` shifts the backend's clock for the
-    request, in its checks and in its `Date` header.
+    it afterwards; `TRUNCATE` and `DROP_AFTER` process it and then spoil the answer; `STALE_TASK`, `ROUTE_REJECT`,
+    `AGENT_DEAD` and `BEARER_REJECT` concern only requests whose credential verified; `CLOCK_OFFSET` shifts the
+    backend's clock for the request, in its checks and in its `Date` header.
     """
 
     STATUS = "status"
@@ -46,6 +49,8 @@ class Action(enum.StrEnum):
     DROP_AFTER = "drop_after"
     STALE_TASK = "stale_task"
     ROUTE_REJECT = "route_reject"
+    AGENT_DEAD = "agent_dead"
+    BEARER_REJECT = "bearer_reject"
     CLOCK_OFFSET = "clock_offset"
 
     @property
@@ -55,11 +60,36 @@ class Action(enum.StrEnum):
             case Action.CLOCK_OFFSET:
                 return Phase.CLOCK
             case Action.STALE_TASK | Action.ROUTE_REJECT:
-                return Phase.VERDICT
+                return Phase.ASSERTION_VERDICT
+            case Action.AGENT_DEAD:
+                return Phase.AGENT_VERDICT
+            case Action.BEARER_REJECT:
+                return Phase.BEARER_VERDICT
             case Action.TRUNCATE | Action.DROP_AFTER:
                 return Phase.AFTER
             case _:
                 return Phase.BEFORE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is known of a request when rules are looked for; a None is not known, or not yet.
+
+    Attributes:
+        method: The HTTP method.
+        path: The raw path.
+        operation: What the path means.
+        grant: The `grant_type` of a token request.
+        agent_runtime_id: The agent that signed it.
+        fingerprint: Of the credential it presents.
+    """
+
+    method: str
+    path: str
+    operation: Operation
+    grant: str | None = None
+    agent_runtime_id: str | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +101,9 @@ class FaultRule:
         method: Only requests of this method; None for all.
         path_prefix: Only paths with this prefix; None for all.
         operation: Only this operation; None for all.
+        grant: Only token requests of this `grant_type`; None for all requests.
+        agent_runtime_id: Only what this agent signed; None for all. For `AGENT_DEAD`.
+        fingerprint: Only this bearer, by its fingerprint in the ledger; None for all. For `BEARER_REJECT`.
         count: How many more times it fires; None for no end.
         status: The status of `STATUS`, or of `REDIRECT`.
         retry_after: Sent as `Retry-After` by `STATUS`: seconds or an HTTP date, as given.
@@ -88,6 +121,9 @@ class FaultRule:
     method: str | None = None
     path_prefix: str | None = None
     operation: Operation | None = None
+    grant: str | None = None
+    agent_runtime_id: str | None = None
+    fingerprint: str | None = None
     count: int | None = 1
     status: int = 503
     retry_after: str | None = None
@@ -131,12 +167,15 @@ class FaultRule:
             values["retry_after"] = str(values["retry_after"])
         return cls(**values)
 
-    def matches(self, *, method: str, path: str, operation: Operation) -> bool:
+    def matches(self, seen: Seen) -> bool:
         """Whether a request is one this rule is about."""
         return (
-            self.method in (None, method)
-            and (self.path_prefix is None or path.startswith(self.path_prefix))
-            and self.operation in (None, operation)
+            self.method in (None, seen.method)
+            and (self.path_prefix is None or seen.path.startswith(self.path_prefix))
+            and self.operation in (None, seen.operation)
+            and self.grant in (None, seen.grant)
+            and self.agent_runtime_id in (None, seen.agent_runtime_id)
+            and self.fingerprint in (None, seen.fingerprint)
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -158,15 +197,11 @@ class Switchboard:
         self._rules.append(rule)
         return rule
 
-    def claim(self, phase: Phase, *, method: str, path: str, operation: Operation) -> FaultRule | None:
+    def claim(self, phase: Phase, seen: Seen) -> FaultRule | None:
         """Fire the first rule of a phase that matches, counting it, or return None."""
         for rule in self._rules:
             exhausted = rule.count == 0
-            if (
-                rule.action.phase is phase
-                and not exhausted
-                and rule.matches(method=method, path=path, operation=operation)
-            ):
+            if rule.action.phase is phase and not exhausted and rule.matches(seen):
                 rule.fired += 1
                 if rule.count is not None:
                     rule.count -= 1
@@ -213,6 +248,9 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "method": _optional(lambda value: isinstance(value, str) and value.isupper()),
     "path_prefix": _optional(lambda value: isinstance(value, str) and value.startswith("/")),
     "operation": _optional(lambda value: value in set(Operation)),
+    "grant": _optional(_is_header_text),
+    "agent_runtime_id": _optional(_is_header_text),
+    "fingerprint": _optional(lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None),
     "count": _optional(lambda value: _is_integer(value, 1, 2**31)),
     "status": lambda value: _is_integer(value, _LEAST_STATUS, _GREATEST_STATUS),
     "retry_after": _optional(lambda value: _is_number(value) or _is_header_text(value)),

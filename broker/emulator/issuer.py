@@ -114,13 +114,21 @@ class Issuer:
             "plan_type": account.plan_type,
             "chatgpt_account_is_fedramp": account.fedramp,
         }
-        return self._sign(_replaced(payload, claims), header)
+        return self.sign(_replaced(payload, claims), header)
 
-    def access_token(self, *, account: Account, now: datetime, lifetime: timedelta) -> str:
+    def access_token(
+        self, *, account: Account, now: datetime, lifetime: timedelta, claims: dict[str, Any] | None = None
+    ) -> str:
         """Sign an access token with the claims of a ChatGPT login.
 
         The claims are those a client decodes, unverified, from codex-rs/login/src/token_data.rs at
         343074d4207d572809bd8cea15f4be1d09d98e0b; `email` stands in both places where it is looked for.
+
+        Args:
+            account: Whom it proves.
+            now: The time of issue.
+            lifetime: May be negative, for a token that has expired.
+            claims: Claims to replace, or to leave out when the value is None.
         """
         payload = {
             "iss": TOKEN_ISSUER,
@@ -139,14 +147,11 @@ class Issuer:
                 "chatgpt_account_is_fedramp": account.fedramp,
             },
         }
-        return self._sign(_replaced(payload, {"email": account.email, "sub": account.chatgpt_user_id}), None)
+        known = _replaced(payload, {"email": account.email, "sub": account.chatgpt_user_id})
+        return self.sign(_replaced(known, claims))
 
-    def _ensure_key(self) -> tuple[str, rsa.RSAPrivateKey]:
-        if not self._keys:
-            self.rotate(keep_old=False)
-        return self._keys[0]
-
-    def _sign(self, payload: dict[str, Any], header: dict[str, Any] | None) -> str:
+    def sign(self, payload: dict[str, Any], header: dict[str, Any] | None = None) -> str:
+        """Sign claims as they are, sound or not; `header` replaces or (None) leaves out parts of the JOSE header."""
         kid, key = self._ensure_key()
         head = _replaced({"alg": "RS256", "typ": "JWT", "kid": kid}, header)
         # Signed over the bytes as they are: `jwt.encode` would insist on a sound header and sound claims, and this
@@ -154,6 +159,30 @@ class Issuer:
         parts = [_compact(head), _compact(payload)]
         signature = jwt.get_algorithm_by_name("RS256").sign(b".".join(parts), key)
         return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
+
+    def verify(self, token: str) -> dict[str, Any]:
+        """Return the claims of a JWT that one of the published keys signed; what they mean is not looked at.
+
+        Raises:
+            ValueError: It is not a JWT, not RS256, or not signed by a key of this issuer.
+        """
+        try:
+            key = dict(self._keys)[str(jwt.get_unverified_header(token).get("kid"))]
+            signed: dict[str, Any] = jwt.decode(
+                token,
+                key.public_key(),
+                algorithms=["RS256"],
+                # What time it is, and for whom the token is, the caller knows better than PyJWT.
+                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
+            )
+        except (jwt.InvalidTokenError, KeyError) as error:
+            raise ValueError("the token was not signed here") from error
+        return signed
+
+    def _ensure_key(self) -> tuple[str, rsa.RSAPrivateKey]:
+        if not self._keys:
+            self.rotate(keep_old=False)
+        return self._keys[0]
 
 
 def _compact(value: dict[str, Any]) -> bytes:

@@ -1,87 +1,153 @@
-"""The refresh-token grant: every refresh rotates the pair, and an old refresh token is worth nothing.
-
-The simple form of the issuer. A stricter one (reuse that revokes the whole family, ambiguous answers on purpose)
-takes this class's place behind the same three methods.
-"""
+"""The token endpoint and the revocation endpoint: which grant is asked for, who asks, and what was decided."""
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from broker.emulator.accounts import Account, Bearers, fingerprint
+from broker.emulator.accounts import Bearers, fingerprint
+from broker.emulator.clients import Clients
+from broker.emulator.exchanges import Exchange, ExchangeLedger
+from broker.emulator.families import Families
+from broker.emulator.federation import JWT_BEARER, TOKEN_EXCHANGE, Federation, granted
 from broker.emulator.issuer import Issuer
-from broker.emulator.refusal import Refusal
+from broker.emulator.mint import Mint
+from broker.emulator.refusal import OAuthRefusal, Refusal
+from broker.emulator.settings import EmulatorSettings
+from broker.emulator.subjects import Subjects
+from broker.emulator.token_request import TokenRequest, parse
 
-ACCESS_TOKEN_LIFETIME = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPair:
-    """What a login or a refresh hands out; `repr` shows no token."""
-
-    account: Account
-    expires_in: int
-    access_token: str = field(repr=False)
-    refresh_token: str = field(repr=False)
-    id_token: str = field(repr=False)
-
-    def as_json(self) -> dict[str, Any]:
-        """The OAuth answer, secrets included."""
-        return {
-            "access_token": self.access_token,
-            "refresh_token": self.refresh_token,
-            "id_token": self.id_token,
-            "token_type": "Bearer",
-            "expires_in": self.expires_in,
-        }
+REFRESH_TOKEN = "refresh_token"  # noqa: S105  the name of a grant
+CLIENT_CREDENTIALS = "client_credentials"
+REVOCATION = "revocation"
 
 
-@dataclass
-class OAuthIssuer:
-    """Hands out and rotates pairs of access and refresh token.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """The body of one request and the headers that say how to read it and who sent it."""
+
+    content_type: str | None
+    content: bytes
+    authorization: str | None
+
+
+class AuthorizationServer:
+    """The issuer of one emulated backend.
 
     Attributes:
-        bearers: Where access tokens become acceptable to the rest of the backend.
+        exchanges: Everything it decided.
+        families: The logins and their refresh tokens.
+        clients: Who may ask in a name of its own.
+        subjects: The workloads whose tokens it exchanges.
     """
 
-    issuer: Issuer
-    bearers: Bearers
-    _current: dict[str, tuple[Account, timedelta]] = field(default_factory=dict, repr=False)
-    _spent: set[str] = field(default_factory=set, repr=False)
+    def __init__(self, issuer: Issuer, bearers: Bearers, settings: Callable[[], EmulatorSettings]) -> None:
+        """Build an issuer without logins.
 
-    def login(self, account: Account, *, now: datetime, lifetime: timedelta = ACCESS_TOKEN_LIFETIME) -> TokenPair:
-        """Issue a first pair for an account; later refreshes give access tokens of the same lifetime."""
-        access_token = self.issuer.access_token(account=account, now=now, lifetime=lifetime)
-        id_token = self.issuer.access_token(account=account, now=now, lifetime=lifetime)
-        refresh_token = f"rt_{secrets.token_urlsafe(32)}"
-        self.bearers.add(access_token, account, now + lifetime)
-        self._current[fingerprint(refresh_token)] = (account, lifetime)
-        return TokenPair(account, int(lifetime.total_seconds()), access_token, refresh_token, id_token)
+        Args:
+            issuer: Signs.
+            bearers: Where access tokens become acceptable to the rest of the backend.
+            settings: The settings in force at the time of the call.
+        """
+        mint = Mint(issuer, bearers, settings)
+        self.exchanges = ExchangeLedger()
+        self.families = Families(mint, self.exchanges)
+        self.clients = Clients()
+        self.subjects = Subjects()
+        self._mint = mint
+        self._bearers = bearers
+        self._federation = Federation(mint, bearers, self.subjects, self.clients, settings)
+        self._settings = settings
+        self._grants: dict[str, Callable[..., dict[str, Any]]] = {
+            REFRESH_TOKEN: self._refresh,
+            CLIENT_CREDENTIALS: self._client_credentials,
+            JWT_BEARER: self._federation.jwt_bearer,
+            TOKEN_EXCHANGE: self._federation.token_exchange,
+        }
 
-    def refresh(self, body: dict[str, Any], *, now: datetime) -> TokenPair:
-        """Answer `POST /oauth/token` with `grant_type` = `refresh_token`.
-
-        The access token given out before stays good until it expires; only the refresh token is spent. The codes
-        are those codex-rs/login/src/auth/manager.rs at 343074d4207d572809bd8cea15f4be1d09d98e0b distinguishes.
+    def token(self, body: Body, *, now: datetime) -> tuple[dict[str, Any], Exchange]:
+        """Answer `POST /oauth/token`, secrets included, and say what was recorded about it.
 
         Raises:
-            Refusal: 400 `invalid_request` or `unsupported_grant_type`; 401 `refresh_token_reused` for a token
-                that was rotated away, `refresh_token_invalidated` for one that was never current.
+            Refusal: in the form that the grant's refusals have; recorded as well.
         """
-        if body.get("grant_type") != "refresh_token":
-            raise Refusal(400, "unsupported_grant_type", "only the refresh_token grant is offered")
-        refresh_token, client_id = body.get("refresh_token"), body.get("client_id")
-        if not (isinstance(refresh_token, str) and refresh_token and isinstance(client_id, str) and client_id):
-            raise Refusal(400, "invalid_request", "client_id and refresh_token must be non-empty strings")
-        name = fingerprint(refresh_token)
-        if name in self._spent:
-            raise Refusal(401, "refresh_token_reused", "this refresh token was already used")
-        found = self._current.pop(name, None)
-        if found is None:
-            raise Refusal(401, "refresh_token_invalidated", "this refresh token is not valid")
-        self._spent.add(name)
-        account, lifetime = found
-        return self.login(account, now=now, lifetime=lifetime)
+        exchange = Exchange()
+        try:
+            request = parse(body.content_type, body.content, body.authorization)
+            grant = self._grants.get(request.require("grant_type"))
+            if grant is None:
+                raise OAuthRefusal(400, "unsupported_grant_type", f"the grants are {', '.join(self._grants)}")
+            exchange.grant = request.require("grant_type")
+            # Codex refreshes with JSON; every other grant is as its RFC has it.
+            if not request.form and exchange.grant != REFRESH_TOKEN:
+                raise OAuthRefusal(400, "invalid_request", "this grant takes a form")
+            return grant(request, now=now, exchange=exchange), exchange
+        except Refusal as refusal:
+            exchange.outcome = refusal.code
+            raise
+        finally:
+            self.exchanges.append(exchange, now=now)
+
+    def revoke(self, body: Body, *, now: datetime) -> None:
+        """Answer `POST /oauth/revoke`: end the family of a refresh token, or one access token.
+
+        A token that is unknown or already dead is no error (RFC 7009 section 2.2). `token_type_hint` may be wrong
+        and is not needed.
+
+        Raises:
+            Refusal: The body cannot be read, `token` is missing, or the client's proof is wrong.
+        """
+        exchange = Exchange(grant=REVOCATION)
+        try:
+            request = parse(body.content_type, body.content, body.authorization)
+            exchange.client_id = self.clients.named(request)
+            token = request.require("token")
+            exchange.presented = fingerprint(token)
+            ended = self.families.revoke(token, exchange=exchange) or self._bearers.end(token)
+            exchange.outcome = "revoked" if ended else "ignored"
+        except Refusal as refusal:
+            exchange.outcome = refusal.code
+            raise
+        finally:
+            self.exchanges.append(exchange, now=now)
+
+    def _refresh(self, request: TokenRequest, *, now: datetime, exchange: Exchange) -> dict[str, Any]:
+        client_id = self.clients.named(request)
+        if client_id is None:
+            raise OAuthRefusal(400, "invalid_request", "client_id is required")
+        exchange.client_id = client_id
+        refresh_token = request.require("refresh_token")
+        pair = self.families.refresh(refresh_token, client_id=client_id, now=now, exchange=exchange)
+        exchange.issued_access = fingerprint(pair.access_token)
+        if pair.refresh_token is not None:
+            exchange.issued_refresh = fingerprint(pair.refresh_token)
+        return pair.as_json()
+
+    def _client_credentials(self, request: TokenRequest, *, now: datetime, exchange: Exchange) -> dict[str, Any]:
+        client = self.clients.authenticate(request)
+        exchange.client_id = exchange.subject = client.client_id
+        exchange.account_id = client.account.account_id
+        exchange.scope = granted(request.get("scope"), offered=client.scopes)
+        audience = request.all("audience")
+        exchange.audience = " ".join(audience) or None
+        if client.audiences and not set(audience) <= set(client.audiences):
+            raise OAuthRefusal(400, "invalid_target", "this client may not ask for that audience")
+        lifetime = self._settings().access_token_lifetime
+        token = self._mint.for_service(
+            client.account,
+            subject=client.client_id,
+            audience=audience,
+            scope=exchange.scope,
+            now=now,
+            lifetime=lifetime,
+        )
+        exchange.issued_access = fingerprint(token)
+        answer = {
+            "access_token": token,
+            "token_type": "Bearer",
+            "expires_in": int(lifetime.total_seconds()),
+            "scope": exchange.scope,
+        }
+        return answer | ({"audience": exchange.audience} if exchange.audience else {})

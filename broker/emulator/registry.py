@@ -16,7 +16,7 @@ from broker.emulator.verify import Assertion, format_ssh_public_key
 BISCUIT_LIFETIME = timedelta(minutes=5)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Agent:
     """One registered agent.
 
@@ -26,6 +26,7 @@ class Agent:
         account: The account that registered it.
         register_time: When.
         origin: `registered` by a client's call, or `issued` with an identity JWT.
+        dead: Whether the backend has decided to accept nothing from it any more.
     """
 
     agent_runtime_id: str
@@ -33,6 +34,7 @@ class Agent:
     account: Account
     register_time: datetime
     origin: str
+    dead: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,11 +94,13 @@ class Registry:
         """Return an agent.
 
         Raises:
-            Refusal: `agent_unknown` (401).
+            Refusal: `agent_unknown` or `agent_dead` (401).
         """
         agent = self._agents.get(agent_runtime_id)
         if agent is None:
             raise Refusal(401, "agent_unknown", "no agent of this id is registered")
+        if agent.dead:
+            raise Refusal(401, "agent_dead", "this agent is no longer accepted; register a new one")
         return agent
 
     def forget_agent(self, agent_runtime_id: str) -> bool:
@@ -165,6 +169,7 @@ class Registry:
                 "account_id": agent.account.account_id,
                 "register_time": agent.register_time.isoformat(),
                 "origin": agent.origin,
+                "dead": agent.dead,
                 "agents_with_this_key": by_key[agent.public_key],
                 "tasks": tasks[agent.agent_runtime_id],
             }

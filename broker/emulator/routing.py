@@ -19,6 +19,7 @@ class Operation(enum.StrEnum):
     BISCUIT = "biscuit"
     JWKS = "jwks"
     OAUTH = "oauth"
+    OAUTH_REVOKE = "oauth_revoke"
     RESOURCE = "resource"
     UNKNOWN = "unknown"
 
@@ -44,6 +45,7 @@ _FIXED = {
     f"{Base.CHATGPT}/authenticate_app_v2": Route(Operation.BISCUIT, Base.CHATGPT),
     f"{Base.CHATGPT}/wham/agent-identities/jwks": Route(Operation.JWKS),
     "/oauth/token": Route(Operation.OAUTH),
+    "/oauth/revoke": Route(Operation.OAUTH_REVOKE),
 }
 
 

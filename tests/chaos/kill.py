@@ -26,7 +26,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -36,7 +35,6 @@ from credentialbroker.v1 import credential_broker_pb2 as pb2
 
 from broker.app import KEYRING_FILE
 from broker.emulator import EmulatorServer, EmulatorSettings
-from broker.emulator.backend import default_account
 from broker.emulator.verify import format_ssh_public_key
 from broker.errors import RowCorruptError
 from broker.keyring import Keyring, SealBrokenError
@@ -163,8 +161,7 @@ class Session:
     def _new_create(self, name: str) -> Create:
         # Opaque: signing a JWT for each would cost more than all the rest.
         token = f"token-{secrets.token_hex(16)}"
-        backend = self._emulator.backend
-        backend.bearers.add(token, default_account(), backend.now() + timedelta(days=1))
+        self._emulator.backend.accept_bearer(token)
         return Create(name, token)
 
     # --- one life -----------------------------------------------------------------------------------------------------

@@ -621,7 +621,8 @@ async def test_oauth_refresh_over_http(stage: Stage) -> None:
     headers = {"authorization": f"Bearer {fresh['access_token']}", "chatgpt-account-id": "acc-9"}
     assert outcome(await stage.http.get("/backend-api/x", headers=headers)) == (200, "verified")
     assert outcome(await stage.http.post("/oauth/token", json=ask)) == (401, "refresh_token_reused")
-    assert outcome(await stage.http.post("/oauth/token", data=ask)) == (415, "content_type_invalid")
+    odd = {"content-type": "text/plain"}
+    assert outcome(await stage.http.post("/oauth/token", content=b"x", headers=odd)) == (415, "content_type_invalid")
     entries = (await stage.ledger(operation="oauth"))["entries"]
     assert [entry["credential_kind"] for entry in entries] == ["refresh_token", "refresh_token", "none"]
     assert entries[0]["credential_fingerprint"] == entries[1]["credential_fingerprint"]

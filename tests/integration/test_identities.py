@@ -193,7 +193,7 @@ async def test_a_401_costs_one_refresh_of_the_bearer(tmp_path: Path) -> None:
             hanging = fault(emulator, Action.HANG)
             call = asyncio.create_task(create(broker, bearer_source="login"))
             await eventually(lambda: broker.registrations("agent_register") == 1)
-            emulator.backend.bearers._accounts.clear()
+            emulator.backend.bearers.end_all()
             write_token(file, token(emulator))
             emulator.backend.faults.remove(hanging)
             assert (await call).state == admin_pb2.IDENTITY_STATE_ACTIVE

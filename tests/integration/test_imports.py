@@ -14,7 +14,7 @@ from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 
 from broker.emulator import EmulatorServer
-from broker.emulator.backend import IssuedIdentity, default_account
+from broker.emulator.backend import IssuedIdentity
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.routing import Operation
 from broker.model import IdentityName, StoredBearer
@@ -176,8 +176,7 @@ async def test_logins_without_an_agent(tmp_path: Path, kind: str) -> None:
     async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
         login = tokens(emulator)
         for text in ("sk-emulator", "at-emulator"):
-            account = default_account()
-            emulator.backend.bearers.add(text, account, emulator.backend.now() + timedelta(days=1))
+            emulator.backend.accept_bearer(text)
         content, bearer = {
             "tokens": (auth_json(tokens=login), login["access_token"]),
             "api_key": (auth_json(OPENAI_API_KEY="sk-emulator"), "sk-emulator"),

@@ -188,7 +188,7 @@ async def test_a_401_for_a_biscuit_costs_one_refresh(tmp_path: Path, operation: 
         sources = {"login": {"type": "file", "path": str(file)}}
 
         def log_in() -> None:
-            emulator.backend.bearers._accounts.clear()
+            emulator.backend.bearers.end_all()
             file.write_text(emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token)
 
         log_in()

@@ -1,4 +1,4 @@
-"""Registry, accounts, issuer, token endpoint, ledger, faults, settings and routing of the emulator, without sockets."""
+"""Registry, accounts, issuer, ledger, faults, settings and routing of the emulator, without sockets."""
 
 import asyncio
 import json
@@ -10,9 +10,9 @@ import pytest
 from nacl.public import SealedBox
 from nacl.signing import SigningKey
 
-from broker.emulator.accounts import Account, Bearers, fingerprint
+from broker.emulator.accounts import Account, Bearer, Bearers, fingerprint
 from broker.emulator.backend import Backend
-from broker.emulator.faults import Action, FaultRule, Phase, Switchboard
+from broker.emulator.faults import Action, FaultRule, Phase, Seen, Switchboard
 from broker.emulator.issuer import (
     IDENTITY_AUDIENCE,
     IDENTITY_ISSUER,
@@ -21,7 +21,6 @@ from broker.emulator.issuer import (
     seal_task_id,
 )
 from broker.emulator.ledger import Ledger
-from broker.emulator.oauth import OAuthIssuer
 from broker.emulator.profiles import Base, TaskAnswer
 from broker.emulator.refusal import Refusal
 from broker.emulator.registry import BISCUIT_LIFETIME, Registry
@@ -92,8 +91,9 @@ def test_a_biscuit_goes_stale() -> None:
 def test_bearers_expire() -> None:
     """A bearer is good until its expiry and refused at it; an unknown one is refused always."""
     bearers = Bearers()
-    bearers.add("token", ACCOUNT, NOW)
-    assert bearers.verify("token", NOW - timedelta(seconds=1)) == ACCOUNT
+    bearer = Bearer(account=ACCOUNT, expire_time=NOW, subject="user-1")
+    bearers.add("token", bearer)
+    assert bearers.verify("token", NOW - timedelta(seconds=1)) == bearer
     assert refused(bearers.verify, "token", NOW) == "bearer_expired"
     assert refused(bearers.verify, "tokem", NOW) == "bearer_unknown"
 
@@ -206,20 +206,6 @@ class _Base64:
         return base64.b64decode(data, validate=True)
 
 
-def test_refresh_rotates_the_pair_and_remembers_what_was_spent() -> None:
-    """The new pair works, the old refresh token is refused as reused, the old access token stays good."""
-    bearers = Bearers()
-    oauth = OAuthIssuer(Issuer(), bearers)
-    first = oauth.login(ACCOUNT, now=NOW)
-    ask = {"grant_type": "refresh_token", "client_id": "app", "refresh_token": first.refresh_token}
-    second = oauth.refresh(ask, now=NOW)
-    assert bearers.verify(first.access_token, NOW) == bearers.verify(second.access_token, NOW) == ACCOUNT
-    assert refused(oauth.refresh, ask, now=NOW) == "refresh_token_reused"
-    assert refused(oauth.refresh, {**ask, "refresh_token": "x"}, now=NOW) == "refresh_token_invalidated"
-    assert refused(oauth.refresh, {**ask, "grant_type": "password"}, now=NOW) == "unsupported_grant_type"
-    assert refused(oauth.refresh, {**ask, "client_id": ""}, now=NOW) == "invalid_request"
-
-
 def test_no_repr_shows_a_secret() -> None:
     """Pairs, identities and the collections that hold them print without any secret value."""
     backend = Backend(EmulatorSettings(port=0), time_source=NOW.timestamp)
@@ -257,7 +243,7 @@ def test_ledger_has_a_ceiling_and_its_sequence_survives_clearing() -> None:
 
 def _claim(board: Switchboard, phase: Phase = Phase.BEFORE, **request: Any) -> str | None:
     found = {"method": "POST", "path": "/api/accounts/v1/agent/register", "operation": Operation.AGENT_REGISTER}
-    rule = board.claim(phase, **{**found, **request})
+    rule = board.claim(phase, Seen(**{**found, **request}))
     return None if rule is None else rule.rule_id
 
 
@@ -280,6 +266,13 @@ def test_faults_fire_in_order_and_run_out() -> None:
         ({"operation": Operation.OAUTH}, {}, False),
         ({"operation": Operation.AGENT_REGISTER}, {}, True),
         ({}, {"phase": Phase.AFTER}, False),
+        ({"grant": "refresh_token"}, {}, False),
+        ({"grant": "refresh_token"}, {"grant": "client_credentials"}, False),
+        ({"grant": "refresh_token"}, {"grant": "refresh_token"}, True),
+        ({"agent_runtime_id": "agent-1"}, {"agent_runtime_id": "agent-2"}, False),
+        ({"agent_runtime_id": "agent-1"}, {"agent_runtime_id": "agent-1"}, True),
+        ({"fingerprint": "0" * 16}, {"fingerprint": "1" * 16}, False),
+        ({"fingerprint": "0" * 16}, {"fingerprint": "0" * 16}, True),
     ],
 )
 def test_faults_match_only_what_they_are_about(rule: Any, request_: Any, fires: bool) -> None:
@@ -313,6 +306,9 @@ def test_removing_a_fault_lets_go_of_what_hangs() -> None:
         {"action": "status", "headers": {"x y": "1"}},
         {"action": "status", "headers": {"x": "1\n"}},
         {"action": "status", "operation": "nothing"},
+        {"action": "status", "grant": 1},
+        {"action": "agent_dead", "agent_runtime_id": ""},
+        {"action": "bearer_reject", "fingerprint": "token"},
         {"action": "status", "method": "get"},
         {"action": "status", "path_prefix": "x"},
         {"action": "delay"},
@@ -341,6 +337,13 @@ def test_reads_a_fault_with_its_defaults() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"token_format": "paper"},
+        {"refresh_error_style": "song"},
+        {"access_token_seconds": 0},
+        {"refresh_token_seconds": float("inf")},
+        {"reuse_grace_seconds": -1},
+        {"federation_rule_id": ""},
+        {"subject_audience": ""},
         {"host": "0.0.0.0"},
         {"host": "::"},
         {"host": "localhost"},
@@ -388,6 +391,7 @@ def test_a_refused_change_changes_nothing() -> None:
         ("/backend-api/authenticate_app_v2", Route(Operation.BISCUIT, Base.CHATGPT)),
         ("/backend-api/wham/agent-identities/jwks", Route(Operation.JWKS)),
         ("/oauth/token", Route(Operation.OAUTH)),
+        ("/oauth/revoke", Route(Operation.OAUTH_REVOKE)),
         ("/backend-api/anything", Route(Operation.RESOURCE)),
         ("/backend-api/v1/agent/a/b/task/register", Route(Operation.RESOURCE)),
         ("/api/accounts/v1/agent/register/", Route(Operation.UNKNOWN)),
