@@ -263,6 +263,16 @@ class Metrics:
         self.orphans = self._counter(
             "credential_broker_orphaned_upstream_tasks", "Upstream tasks whose answer was lost", "backend"
         )
+        self.bearer_refreshes = self._counter(
+            "credential_broker_bearer_refreshes", "Tries to obtain a bearer", "source", "outcome"
+        )
+        self.revocation_propagation = HistogramFamily(
+            "credential_broker_revocation_propagation_seconds",
+            "Seconds from a revocation's write by another process until this one heeds it",
+            ("what",),
+            (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
+            self.registry,
+        )
         self.identities = Gauge(
             "credential_broker_identities", "Identities in memory", ("state",), registry=self.registry
         )
