@@ -4,6 +4,7 @@ The calls that a backend's profile defines: registering agents and tasks, fetchi
 How a request goes out, and what is done about failures, stands in `broker.outbound`.
 """
 
+import contextlib
 import secrets
 import ssl
 import sys
@@ -38,6 +39,8 @@ from broker.profiles import AgentAuth, Base, EndpointUrls, Profile, TaskAuth
 MAX_SEALED_ID_LENGTH: Final = 4096
 _BISCUIT_HEADER: Final = "x-openai-authorization"
 _HARNESS_ID: Final = "credential-broker"
+_MOST_MEASUREMENTS: Final = 3
+"""How often a clock is asked for in a row: as many new dates as outvote the older ones that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +228,30 @@ class BackendApi:
         )
         answer = await self._http.retrying(lambda: self._http.exchange(request, deadline=deadline), deadline=deadline)
         return answer.value.body
+
+    async def measure_clock(self, *, max_age: float, deadline: float) -> None:
+        """
+        See to it that what is known of the backend's clock is at most `max_age` seconds old.
+
+        Asks for what costs a backend least, and for nothing while the last answers were young and of one mind. A date
+        that contradicts them is asked for again until it is outvoted or has won. Any answer will do: only its date
+        counts, and a backend that gives none leaves things as they are.
+        """
+        for _ in range(_MOST_MEASUREMENTS):
+            if self._clock_offset.is_settled(now=self._clock.now(), monotonic=self._clock.monotonic(), max_age=max_age):
+                return
+            before = self._clock_offset.last_sample
+            request = OutboundRequest(
+                operation="measure_clock",
+                method="GET",
+                url=self._endpoints.urls.jwks_url,
+                timeout=self._profile.jwks_timeout,
+                reads_json=False,
+            )
+            with contextlib.suppress(OutboundFailure):
+                await self._http.exchange(request, deadline=deadline)
+            if self._clock_offset.last_sample == before:
+                return
 
     @property
     def clock_offset(self) -> float:

@@ -77,6 +77,22 @@ class ClockOffset:
         middle = (sent + received) / 2
         self._samples.append(_Sample(received, backend + _HALF_A_SECOND - middle, now - received))
 
+    @property
+    def last_sample(self) -> float | None:
+        """When the newest sample was taken, in monotonic time; None when there is none."""
+        return self._samples[-1].taken if self._samples else None
+
+    def is_settled(self, *, now: float, monotonic: float, max_age: float) -> bool:
+        """
+        Say whether the newest sample is at most `max_age` seconds old and of one mind with the smoothed offset.
+
+        When it is not, the backend's clock has changed or one answer was odd, and only further answers can tell which.
+        """
+        if not self._samples or monotonic - self._samples[-1].taken > max_age:
+            return False
+        offset = self._samples[-1].backend_minus_monotonic + monotonic - now
+        return abs(offset - self.seconds(now=now, monotonic=monotonic)) <= 2 * DEAD_BAND
+
     def seconds(self, *, now: float, monotonic: float) -> float:
         """
         Return the seconds to add to our wall clock to get the backend's; 0 inside the dead band or when unknown.
