@@ -6,10 +6,10 @@ by a job of the broker's own, bounded by the caller's deadline, and the decision
 same credential gives the same answer: it is signed once, not once a call.
 """
 
-import asyncio
 import base64
 import hashlib
 import hmac
+import math
 import random
 import struct
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from broker import assertion, errors
 from broker.audit import AuditLog, Grant, GrantLine
 from broker.backend_api import BackendApi
 from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer
+from broker.bearer_windows import BearerWindows
 from broker.clock import Clock
 from broker.errors import BrokerError
 from broker.keyring import Keyring
@@ -38,6 +39,7 @@ from broker.model import (
     ScopeName,
     TaskState,
     ThreadId,
+    UpstreamTask,
 )
 from broker.policy import (
     BearerFact,
@@ -101,10 +103,11 @@ class Answer:
     """
     An authorization that is handed out again to equal calls of its second.
 
-    `packed` is room for the edge to keep the answer as a message, so that it is packed once.
+    `packed` is room for the edge to keep the answer as a message, so that it is packed once; `pushed` the same for
+    the bytes that watchers are sent.
     """
 
-    __slots__ = ("authorization", "epoch", "grant", "line", "min_lifetime", "packed", "tallies")
+    __slots__ = ("authorization", "epoch", "grant", "line", "min_lifetime", "packed", "pushed", "tallies")
 
     def __init__(
         self, authorization: Authorization, grant: Grant, *, epoch: int, min_lifetime: float, tallies: tuple[Tally, ...]
@@ -116,6 +119,7 @@ class Answer:
         self.tallies = tallies
         self.line: GrantLine | None = None
         self.packed: Any = None
+        self.pushed: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,16 @@ class _Found:
     task: TaskFact | None = None
     bearer: BearerFact | None = None
     trouble: BrokerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """One look at everything, and the decision on it."""
+
+    view: IdentityView
+    task: TaskView | None
+    decision: Decision
+    found: _Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +192,7 @@ class Authorizer:
         self._second = 0
         self._answers: dict[tuple[str, AuthorizationRequest], Answer] = {}
         self._signed: dict[tuple[IdentityId, int, str, int], str] = {}
-        self._refreshes: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
+        self._windows = BearerWindows(snapshots, clock)
         self._last_use: dict[IdentityId, float] = {}
 
     # --- answering ----------------------------------------------------------------------------------------------------
@@ -191,13 +205,18 @@ class Authorizer:
 
         Raises:
             AuditDownError: the grant could not be recorded.
-            MinValidityTooLongError: the authorization does not live that long.
+            MinValidityTooLongError: the authorization does not live that long, and no other would.
         """
         self._tick()
         answer = self._answers.get((call.caller.principal, request))
         if answer is None or answer.epoch != self._snapshots.epoch:
             return None
-        self.hand_out(answer, call, min_validity=min_validity)
+        try:
+            self.hand_out(answer, call, min_validity=min_validity)
+        except errors.MinValidityTooLongError:
+            if answer.authorization.kind is CredentialKind.BEARER:
+                return None  # a fresher one may live that long
+            raise
         return answer
 
     async def authorize(
@@ -217,26 +236,37 @@ class Authorizer:
         """
         answer = self.repeat(call, request, min_validity=min_validity)
         if answer is None:
-            answer = await self.work_out(call.caller, request, deadline=deadline)
+            answer = await self.work_out(call.caller, request, min_validity=min_validity, deadline=deadline)
             self.hand_out(answer, call, min_validity=min_validity)
         return answer
 
-    async def work_out(self, caller: Caller, request: AuthorizationRequest, *, deadline: float) -> Answer:
+    async def work_out(
+        self, caller: Caller, request: AuthorizationRequest, *, min_validity: float = 0.0, deadline: float
+    ) -> Answer:
         """
         Return what a call would be answered, worked out now or in this second, without handing it out.
 
-        Nothing of it may leave before `hand_out`.
+        Nothing of it may leave before `hand_out`. A bearer that lives for less than `min_validity` is refreshed first,
+        where that can help.
 
         Raises:
             BrokerError: no header is handed out; the class says why.
         """
         self._tick()
         answer = self._answers.get((caller.principal, request))
-        if answer is None or answer.epoch != self._snapshots.epoch:
-            answer = await self._work_out(caller, request, deadline)
-            if len(self._answers) < _MOST_ANSWERS:
-                self._answers[caller.principal, request] = answer
+        if (
+            answer is None
+            or answer.epoch != self._snapshots.epoch
+            or answer.authorization.expire_time - self._clock.now() < min_validity
+        ):
+            answer = await self._work_out(caller, request, min_validity, deadline)
+            self._remember(caller, request, answer)
         return answer
+
+    def _remember(self, caller: Caller, request: AuthorizationRequest, answer: Answer) -> None:
+        """Keep an answer for the rest of its second, unless it ends before that does."""
+        if len(self._answers) < _MOST_ANSWERS and answer.authorization.expire_time >= self._second + 1:
+            self._answers[caller.principal, request] = answer
 
     def hand_out(self, answer: Answer, call: Asking, *, min_validity: float = 0.0) -> None:
         """
@@ -265,34 +295,98 @@ class Authorizer:
             self._answers.clear()
             self._signed.clear()
 
-    async def _work_out(self, caller: Caller, request: AuthorizationRequest, deadline: float) -> Answer:
+    def at_hand(self, caller: Caller, request: AuthorizationRequest) -> Answer | None:
+        """
+        Return what `work_out` would, if that needs no waiting; None where a task or a bearer must be obtained first.
+
+        Raises:
+            BrokerError: no header is handed out; the class says why.
+        """
+        self._tick()
+        answer = self._answers.get((caller.principal, request))
+        if answer is None or answer.epoch != self._snapshots.epoch:
+            rule = self.rule(ScopeName(request.scope))
+            looked = self._look(caller, request, rule, _Found())
+            answer = self._answered(caller, request, rule, looked)
+            if answer is not None:
+                self._remember(caller, request, answer)
+        return answer
+
+    def revision_now(self, caller: Caller, request: AuthorizationRequest) -> str | None:
+        """
+        Decide again, without waiting and without signing: the revision of what a call would be answered now.
+
+        None where a task or a bearer must be obtained first.
+
+        Raises:
+            BrokerError: a call would be refused; the class says why.
+        """
+        rule = self.rule(ScopeName(request.scope))
+        looked = self._look(caller, request, rule, _Found())
+        match looked.decision:
+            case UseAssertion():
+                if looked.task is None or looked.task.upstream is None:
+                    raise errors.RowCorruptError
+                return self._revision(
+                    caller, looked.view, CredentialKind.AGENT_ASSERTION, _upstream_version(looked.task.upstream)
+                )
+            case UseBearer():
+                version = self._snapshots.bearer_version(_current(looked.view))
+                return self._revision(caller, looked.view, CredentialKind.BEARER, version)
+            case Refuse():
+                raise _refusal(looked.decision, None)
+            case NeedTask() | NeedBearer():
+                return None
+
+    async def _work_out(
+        self, caller: Caller, request: AuthorizationRequest, min_validity: float, deadline: float
+    ) -> Answer:
         rule = self.rule(ScopeName(request.scope))
         thread_id = _task_thread(rule, request)
         wait_until = deadline - ANSWER_MARGIN_SECONDS
         found = _Found()
+        is_freshened = False
         for _ in range(_MOST_ROUNDS):
             # 1. One snapshot of everything; nothing is awaited between here and the answer.
             self._tick()
-            view = self._view(caller, request)
-            self._require_fresh_store()
-            task = self._snapshots.task(view.identity, thread_id) if rule.task is not TaskNeed.NONE else None
-            situation = self._situation(view, rule, request, task, found)
-            decision = decide(rule, situation)
-            # 2. Do what it says.
-            match decision:
-                case UseAssertion():
-                    return self._answer(caller, request, rule, view, self._assertion(caller, rule, view, task))
-                case UseBearer():
-                    return self._answer(caller, request, rule, view, self._bearer(caller, rule, view, decision))
-                case Refuse():
-                    raise _refusal(decision, found.trouble)
-                case NeedTask():
-                    found = await self._obtain_task(view, thread_id, task, wait_until)
-                case NeedBearer():
-                    got = await self._obtain_bearer(view, wait_until)
-                    found = _Found(found.task, got.bearer, got.trouble)
+            looked = self._look(caller, request, rule, found)
+            # 2. Do what it says; a bearer that is about to end is refreshed first, once.
+            if isinstance(looked.decision, UseBearer) and not is_freshened:
+                is_freshened = True
+                if await self._freshen(looked.view, rule, min_validity, wait_until):
+                    continue
+            answer = self._answered(caller, request, rule, looked)
+            if answer is not None:
+                return answer
+            if isinstance(looked.decision, NeedTask):
+                found = await self._obtain_task(looked.view, thread_id, looked.task, wait_until)
+            else:
+                got = await self._obtain_bearer(looked.view, wait_until)
+                found = _Found(found.task, got.bearer, got.trouble)
         # Whatever was obtained changed again at once, every time.
         raise errors.GenerationChangedError
+
+    def _look(self, caller: Caller, request: AuthorizationRequest, rule: ScopeRule, found: _Found) -> _Looked:
+        thread_id = _task_thread(rule, request)
+        view = self._view(caller, request)
+        self._require_fresh_store()
+        task = self._snapshots.task(view.identity, thread_id) if rule.task is not TaskNeed.NONE else None
+        return _Looked(view, task, decide(rule, self._situation(view, rule, request, task, found)), found)
+
+    def _answered(
+        self, caller: Caller, request: AuthorizationRequest, rule: ScopeRule, looked: _Looked
+    ) -> Answer | None:
+        """Make the answer that a decision comes to; None where something must be obtained first."""
+        view, decision = looked.view, looked.decision
+        match decision:
+            case UseAssertion():
+                return self._answer(caller, request, rule, view, self._assertion(caller, rule, view, looked.task))
+            case UseBearer():
+                return self._answer(caller, request, rule, view, self._bearer(caller, rule, view, decision))
+            case Refuse():
+                raise _refusal(decision, looked.found.trouble)
+            case NeedTask() | NeedBearer():
+                return None
 
     # --- the situation ------------------------------------------------------------------------------------------------
 
@@ -389,10 +483,15 @@ class Authorizer:
             assertions_enabled=backend.assertions_enabled and identity.assertions_enabled,
             route_takes_assertions=backend.profile.takes_assertions(rule.name),
             task=fact,
-            bearer=_bearer_fact(view, now, found.bearer),
+            bearer=self._bearer_fact(view, now, found),
             task_trouble=outcome,
+            bearer_trouble=_bearer_trouble(found),
             retry_after=retry_after,
         )
+
+    def _bearer_fact(self, view: IdentityView, now: float, found: _Found) -> BearerFact:
+        fact = self._windows.fact(view, now)
+        return found.bearer or fact if fact is BearerFact.OBTAINABLE else fact
 
     # --- obtaining what is missing ------------------------------------------------------------------------------------
 
@@ -418,30 +517,22 @@ class Authorizer:
         return _Found()
 
     async def _obtain_bearer(self, view: IdentityView, wait_until: float) -> _Found:
-        """Have the source look for a bearer, once for everybody who waits."""
-        identity_id = view.identity.id
-        refresh = self._refreshes.get(identity_id)
-        if refresh is None:
-            refresh = asyncio.create_task(self._refresh(view), name="refresh-bearer")
-            self._refreshes[identity_id] = refresh
-            refresh.add_done_callback(lambda _: self._refreshes.pop(identity_id, None))
-        await asyncio.wait({refresh}, timeout=max(0.0, wait_until - self._clock.monotonic()))
-        if not refresh.done():
-            return _Found(bearer=BearerFact.ISSUER_DOWN, trouble=errors.IssuerDownError(retry_after=1.0))
-        error = refresh.result()
+        """Have a bearer obtained; return what is known when there is none."""
+        error = None if view.bearers is None else await self._windows.obtain(view.bearers, wait_until)
         if error is None:
             return _Found()
-        fact = BearerFact.REAUTH_REQUIRED if isinstance(error, errors.ReauthRequiredError) else BearerFact.ISSUER_DOWN
-        return _Found(bearer=fact, trouble=error)
+        if type(error) not in _BEARER_FACTS:
+            raise error
+        return _Found(bearer=_BEARER_FACTS[type(error)], trouble=error)
 
-    async def _refresh(self, view: IdentityView) -> BrokerError | None:
-        try:
-            if view.bearers is not None:
-                await view.bearers.refresh()
-                self._snapshots.touch()
-        except (errors.IssuerDownError, errors.ReauthRequiredError) as error:
-            return error
-        return None
+    async def _freshen(self, view: IdentityView, rule: ScopeRule, min_validity: float, wait_until: float) -> bool:
+        """Do for the live bearer what its windows ask for; say whether the decision is to be made again."""
+        return view.bearers is not None and await self._windows.freshen(
+            view.bearers,
+            wanted=max(min_validity, rule.min_lifetime or 0.0),
+            longest=min(self._settings.max_lease, rule.max_lifetime or math.inf),
+            wait_until=wait_until,
+        )
 
     # --- making the answer --------------------------------------------------------------------------------------------
 
@@ -495,7 +586,7 @@ class Authorizer:
                 view.key, identity.agent_runtime_id, task.upstream_task_id, assertion.timestamp(timestamp)
             )
             self._metrics.count(self._metrics.signatures)
-        version = f"{task.upstream.key}\x00{task.upstream.version}"
+        version = _upstream_version(task.upstream)
         return self._authorization(
             caller,
             view,
@@ -527,6 +618,7 @@ class Authorizer:
             ),
             version=self._snapshots.bearer_version(bearer),
             tag_version="",  # pooled connections outlive the refresh of a bearer
+            stale=view.bearers is not None and self._windows.is_stale(view.bearers, self._clock.now()),
         )
 
     def _authorization(
@@ -543,6 +635,7 @@ class Authorizer:
         ends: float | None,
         version: str,
         tag_version: str,
+        stale: bool = False,
     ) -> Authorization:
         identity = view.identity
         headers = [Header(AUTHORIZATION_HEADER, value)]
@@ -563,7 +656,7 @@ class Authorizer:
             mint_time=mint,
             refresh_time=mint + (expire - mint) * self._jitter.uniform(0.45, 0.55),
             expire_time=expire,
-            stale=self._store_age() > STALE_AFTER_SECONDS,
+            stale=stale or self._store_age() > STALE_AFTER_SECONDS,
             offline_serving_until_time=offline_until if ends is None else min(offline_until, ends),
             revision=self._revision(caller, view, kind, version),
             identity=identity.name,
@@ -629,10 +722,21 @@ _TASK_FACTS: Final[Mapping[type[BrokerError], TaskFact | None]] = {
     errors.IssuerDownError: TaskFact.COOLING_DOWN,
     errors.RegistrationInProgressError: TaskFact.COOLING_DOWN,
     errors.StoreDownError: TaskFact.COOLING_DOWN,
+    # Of the bearer that the registration is asked with; whoever asks again is told the same by `Registrar.trouble`.
+    errors.BearerUnavailableError: TaskFact.COOLING_DOWN,
+    errors.ReauthRequiredError: TaskFact.COOLING_DOWN,
     # The snapshot holds the identity as it is now: nothing is known against it, the decision is made again.
     errors.GenerationChangedError: None,
 }
 """What a failed registration says of the task; other failures are the call's own."""
+
+_BEARER_FACTS: Final[Mapping[type[BrokerError], BearerFact]] = {
+    errors.BearerUnavailableError: BearerFact.NONE,
+    errors.IssuerDownError: BearerFact.ISSUER_DOWN,
+    errors.StoreDownError: BearerFact.ISSUER_DOWN,
+    errors.ReauthRequiredError: BearerFact.REAUTH_REQUIRED,
+}
+"""What a bearer that could not be had says of it; other failures are the call's own."""
 
 _KIND_NUMBERS: Final = {CredentialKind.AGENT_ASSERTION: 1, CredentialKind.BEARER: 2}
 _KINDS: Final = {number: kind for kind, number in _KIND_NUMBERS.items()}
@@ -646,6 +750,11 @@ def _task_thread(rule: ScopeRule, request: AuthorizationRequest) -> ThreadId | N
     if not request.thread_id:
         raise errors.ThreadIdRequiredError(violations={"thread_id": f"is needed for scope {rule.name}"})
     return ThreadId(request.thread_id)
+
+
+def _upstream_version(upstream: UpstreamTask) -> str:
+    """Name one registration of an upstream task."""
+    return f"{upstream.key}\x00{upstream.version}"
 
 
 def _task_fact(task: TaskView | None, now: float) -> TaskFact:
@@ -662,13 +771,11 @@ def _task_fact(task: TaskView | None, now: float) -> TaskFact:
     return TaskFact.LIVE
 
 
-def _bearer_fact(view: IdentityView, now: float, found: BearerFact | None) -> BearerFact:
-    if view.bearers is None or view.bearers.is_empty:
-        return BearerFact.NONE
-    bearer = view.bearers.current()
-    if bearer is not None and bearer.is_live(now):
-        return BearerFact.LIVE
-    return found or BearerFact.OBTAINABLE
+def _bearer_trouble(found: _Found) -> type[BrokerError]:
+    """Name the outcome of a call that cannot do without the bearer that could not be had now."""
+    if found.bearer is BearerFact.ISSUER_DOWN and found.trouble is not None:
+        return type(found.trouble)
+    return errors.IssuerDownError
 
 
 def _refusal(decision: Refuse, trouble: BrokerError | None) -> BrokerError:

@@ -40,6 +40,7 @@ class BearerFact(Enum):
     NONE = auto()
     """The identity has no source of bearers at all: an identity-only login."""
     ISSUER_DOWN = auto()
+    """It cannot be had now: the issuer is away, or the store without which it is not asked."""
     REAUTH_REQUIRED = auto()
 
 
@@ -58,6 +59,8 @@ class Situation:
     bearer: BearerFact
     task_trouble: type[BrokerError] = errors.RegistrationInProgressError
     """Why the task is COOLING_DOWN: the outcome that a call gets which cannot do without it."""
+    bearer_trouble: type[BrokerError] = errors.IssuerDownError
+    """The same of a bearer that is ISSUER_DOWN."""
     retry_after: float | None = None
     """Seconds until what failed may be tried again."""
 
@@ -133,7 +136,7 @@ def _bearer(situation: Situation, why: DecisionReason, fallback_from: Credential
         case BearerFact.NONE:
             return Refuse(errors.BearerUnavailableError)
         case BearerFact.ISSUER_DOWN:
-            return Refuse(errors.IssuerDownError, situation.retry_after)
+            return Refuse(situation.bearer_trouble, situation.retry_after)
         case BearerFact.REAUTH_REQUIRED:
             return Refuse(errors.ReauthRequiredError)
 
@@ -153,16 +156,22 @@ def _identity_out(situation: Situation) -> Decision:
     return Refuse(errors.ReauthRequiredError)
 
 
-_OUT: Final = frozenset(
-    {IdentityState.DISABLED, IdentityState.DELETED, IdentityState.REJECTED, IdentityState.REAUTH_REQUIRED}
-)
+_OUT: Final = frozenset({IdentityState.DISABLED, IdentityState.DELETED, IdentityState.REJECTED})
+
+
+def _is_out(situation: Situation) -> bool:
+    """Say whether an identity serves nobody; one whose login is dead serves the bearer of it that still lives."""
+    if situation.identity_state is IdentityState.REAUTH_REQUIRED:
+        return situation.mode is Mode.AGENT or situation.bearer is not BearerFact.LIVE
+    return situation.identity_state in _OUT
+
 
 ROWS: Final[tuple[Row, ...]] = (
     Row(
         1,
-        "the identity is disabled, deleted, rejected, or its login has ended",
+        "the identity is disabled, deleted, rejected, or its login has ended and no bearer of it lives on",
         lambda rule, s: f"the identity is {s.identity_state}{', its login has ended' if s.login_expired else ''}",
-        lambda rule, s: s.identity_state in _OUT or s.login_expired,
+        lambda rule, s: _is_out(s) or s.login_expired,
         lambda rule, s: _identity_out(s),
     ),
     Row(

@@ -63,6 +63,7 @@ def all_situations() -> Iterator[Situation]:
                 task=task,
                 bearer=bearer,
                 task_trouble=trouble,
+                bearer_trouble=errors.StoreDownError if trouble is errors.StoreDownError else errors.IssuerDownError,
                 retry_after=RETRY_AFTER,
             )
 
@@ -78,7 +79,8 @@ def reference(rule: ScopeRule, s: Situation) -> tuple[int, object]:  # noqa: PLR
     dead = {"DISABLED": "IDENTITY_REVOKED", "DELETED": "IDENTITY_REVOKED", "REJECTED": "IDENTITY_REJECTED"}
     if s.identity_state.value in dead:
         return 1, dead[s.identity_state.value]
-    if s.identity_state.value == "REAUTH_REQUIRED" or s.login_expired:
+    lives_on = s.mode.value == "BEARER" and s.bearer.name == "LIVE"
+    if s.login_expired or (s.identity_state.value == "REAUTH_REQUIRED" and not lives_on):
         return 1, "REAUTH_REQUIRED"
     if not s.target_allowed:
         return 2, "TARGET_NOT_ALLOWED"
@@ -116,7 +118,7 @@ def reference_bearer(s: Situation, reason: str, fallback_from: str) -> object:
         "LIVE": ("use", reason, fallback_from),
         "OBTAINABLE": ("obtain", reason, fallback_from),
         "NONE": "BEARER_UNAVAILABLE",
-        "ISSUER_DOWN": "ISSUER_DOWN",
+        "ISSUER_DOWN": s.bearer_trouble.reason,
         "REAUTH_REQUIRED": "REAUTH_REQUIRED",
     }[s.bearer.name]
 
