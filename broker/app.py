@@ -33,6 +33,7 @@ from broker.enrollment import Enroller
 from broker.errors import StartupError, StoreDownError
 from broker.http import HttpListener, Readiness
 from broker.keyring import Keyring, KeyringError
+from broker.lifetimes import Lifetimes
 from broker.model import IdentityName
 from broker.origins import parse_origin
 from broker.outbound import ExchangeRecord
@@ -200,6 +201,14 @@ class Application:
             in_flight=config.limits.registrations_in_flight,
             jitter=jitter,
         )
+        lifetimes = Lifetimes(
+            store=self.store,
+            registrar=self.registrar,
+            clock=clock,
+            metrics=self.metrics,
+            idle_seconds=config.limits.task_idle_seconds,
+            in_flight=config.limits.registrations_in_flight,
+        )
         enroller = Enroller(
             store=self.store,
             snapshots=self.snapshots,
@@ -225,6 +234,7 @@ class Application:
         self.authorizer = Authorizer(
             snapshots=self.snapshots,
             registrar=self.registrar,
+            lifetimes=lifetimes,
             scopes=config.scope_catalogue(),
             apis=apis,
             keyring=keyring,
@@ -240,10 +250,10 @@ class Application:
             jitter=jitter,
         )
         self.upkeep = Upkeep(
-            store=self.store,
             snapshots=self.snapshots,
             registrar=self.registrar,
             enroller=enroller,
+            lifetimes=lifetimes,
             bearer_sources=sources,
             audit=audit,
             clock=clock,
@@ -519,6 +529,7 @@ def _backend(name: str, section: BackendSection, config: Config) -> Backend:
         ),
         assertions_enabled=section.assertions,
         allow_loopback_http=config.dev,
+        task_lifetime=section.task_lifetime_seconds,
     )
 
 

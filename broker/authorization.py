@@ -24,6 +24,7 @@ from broker.bearer_windows import BearerWindows
 from broker.clock import Clock
 from broker.errors import BrokerError
 from broker.keyring import Keyring
+from broker.lifetimes import Lifetimes
 from broker.model import (
     ACCOUNT_HEADER,
     AUTHORIZATION_HEADER,
@@ -169,6 +170,7 @@ class Authorizer:
         *,
         snapshots: Snapshots,
         registrar: Registrar,
+        lifetimes: Lifetimes,
         scopes: Mapping[str, ScopeRule],
         apis: Mapping[str, BackendApi],
         keyring: Keyring,
@@ -180,6 +182,7 @@ class Authorizer:
     ) -> None:
         self._snapshots = snapshots
         self._registrar = registrar
+        self._lifetimes = lifetimes
         self._scopes = scopes
         self._apis = apis
         self._audit = audit
@@ -194,6 +197,7 @@ class Authorizer:
         self._signed: dict[tuple[IdentityId, int, str, int], str] = {}
         self._windows = BearerWindows(snapshots, clock)
         self._last_use: dict[IdentityId, float] = {}
+        snapshots.subscribe(self._forget_gone)
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
@@ -500,7 +504,8 @@ class Authorizer:
     ) -> _Found:
         """Load the task, or have it registered; return what is known when neither made it live."""
         try:
-            if task is None:
+            if task is None or task.upstream is None:
+                # It may live in the store: another process has registered it.
                 loaded = await self._snapshots.load_task(view.identity, thread_id, wait_until=wait_until)
                 if loaded is not None and _task_fact(loaded, self._clock.now()) is not TaskFact.ABSENT:
                     return _Found()
@@ -571,12 +576,17 @@ class Authorizer:
         """Return when an identity's credential was last handed out by this process."""
         return self._last_use.get(identity_id)
 
+    def _forget_gone(self, identity_id: IdentityId | None) -> None:
+        if identity_id is not None and self._snapshots.view(identity_id) is None:
+            self._last_use.pop(identity_id, None)
+
     def _assertion(self, caller: Caller, rule: ScopeRule, view: IdentityView, task: TaskView | None) -> Authorization:
         identity = view.identity
         if task is None or task.upstream is None or task.upstream_task_id is None or view.key is None:
             raise errors.RowCorruptError
         if identity.agent_runtime_id is None:
             raise errors.RowCorruptError
+        self._lifetimes.used(view, task)
         # The time that is signed is the backend's, corrected; the times we give are ours.
         timestamp = self._apis[view.backend.name].signing_time(self._second)
         key = (identity.id, identity.generation, task.upstream_task_id, timestamp)
@@ -722,6 +732,7 @@ _TASK_FACTS: Final[Mapping[type[BrokerError], TaskFact | None]] = {
     errors.IssuerDownError: TaskFact.COOLING_DOWN,
     errors.RegistrationInProgressError: TaskFact.COOLING_DOWN,
     errors.StoreDownError: TaskFact.COOLING_DOWN,
+    errors.OverloadError: TaskFact.COOLING_DOWN,
     # Of the bearer that the registration is asked with; whoever asks again is told the same by `Registrar.trouble`.
     errors.BearerUnavailableError: TaskFact.COOLING_DOWN,
     errors.ReauthRequiredError: TaskFact.COOLING_DOWN,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from broker.backends import DEFAULT_TASK_LIFETIME
 from broker.errors import StartupError
 from broker.origins import OriginError, parse_origin
 from broker.profiles import DEFAULT_PROFILE, PRESETS, BaseUrlError, resolve_urls
@@ -141,8 +142,8 @@ class StoreSection(_Section):
     """`sqlite:///absolute/path`; unset, `broker.db` in the state directory."""
     busy_timeout_seconds: Seconds = 5.0
     """How long a statement waits for a lock that another process holds; then the store counts as down."""
-    poll_seconds: Annotated[float, Field(ge=0.02, le=5, allow_inf_nan=False)] = 0.25
-    """How often changes of other processes are looked for."""
+    poll_seconds: Annotated[float, Field(ge=0.02, le=5, allow_inf_nan=False)] = 0.1
+    """How often changes of other processes are looked for: a revocation is heeded by all of them within little more."""
 
 
 class LogSection(_Section):
@@ -173,9 +174,11 @@ class LimitsSection(_Section):
     registration_lease_seconds: Seconds = 45.0
     """How long a claim is held for one registration; longer than any registration may take."""
     registrations_in_flight: Annotated[int, Field(ge=1, le=1000)] = 32
-    """How many tasks may be under registration at one time in this process; further ones wait."""
+    """How many tasks may be under registration at one time at each backend, by this process; further ones wait."""
     tombstone_seconds: Seconds = 30 * 86400.0
     """How long an ended task is remembered as ended."""
+    task_idle_seconds: Annotated[float, Field(ge=60, le=10 * 365 * 86400, allow_inf_nan=False)] = 7 * 86400.0
+    """A task that nobody used for so long is forgotten; its next use registers it anew."""
 
 
 class ScopeSection(_Section):
@@ -215,6 +218,9 @@ class BackendSection(_Section):
     """Scope (or root of scopes) to whether the backend takes assertions there; overrides the profile's."""
     assertion_lifetime_seconds: Annotated[float, Field(ge=1, le=300, allow_inf_nan=False)] | None = None
     """How long an assertion is handed out after it was signed; unset is the profile's."""
+    task_lifetime_seconds: Annotated[float, Field(ge=60, le=365 * 86400, allow_inf_nan=False)] = DEFAULT_TASK_LIFETIME
+    """How long a task is used after it was registered, at most. No backend publishes how long it keeps one, so this is
+    the broker's own bound: tasks in use are replaced in the last tenth of it, with nobody waiting."""
     agent_harness_id: str = "credential-broker"
     """What agent registrations say of the program that the agent runs in."""
     running_location: str = "broker-linux"

@@ -3,19 +3,25 @@ RegisterTask: claim in the store → signed request to the backend → open the 
 
 Each registration is a job of the broker's own: whoever asked may give up, the job goes on. In this process one job a
 binding and one registration an upstream task is under way at a time; across processes the store's claims see to it. The
-intent is in the store before the backend is called, so that a crash leaves a trace and never two tasks in use.
+intent is in the store before the backend is called, so that a crash leaves a trace and never two tasks in use. A claim
+is made only when the backend can be asked at once: a lease never runs out in a queue.
+
+A living upstream task is replaced the same way (its end is near, or the backend rejected it), and goes on being used
+until its successor is there.
 """
 
 import asyncio
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from broker import assertion, errors
 from broker.backend_api import BackendApi, TaskAnswer
+from broker.backends import Backend
 from broker.bearer import Bearer
 from broker.clock import Clock
+from broker.clock_offset import DEAD_BAND
 from broker.errors import BrokerError
 from broker.keyring import Keyring
 from broker.keys import SigningKey
@@ -25,20 +31,18 @@ from broker.policy import TaskFact
 from broker.profiles import TaskAuth, upstream_key
 from broker.sealed_box import SealedTaskIdError, open_task_id
 from broker.snapshots import IdentityView, Snapshots, task_id_context
-from broker.store import Claimed, HeldElsewhere, Store, TaskClaim
+from broker.store import Claimed, ClaimOutcome, HeldElsewhere, Standing, Store, TaskClaim
 from broker.telemetry import Metrics, logger
+from broker.troubles import Trouble, Troubles
 
 _LOG: Final = logger(__name__)
 
 ANSWER_MARGIN_SECONDS: Final = 0.1
 """How long before a caller's deadline a wait ends, so that the answer still reaches it."""
-_SHORTEST_COOL_DOWN: Final = 1.0
-_LONGEST_COOL_DOWN: Final = 60.0
-_REFUSAL_COOL_DOWN: Final = 60.0
-_LONGEST_REFUSAL_COOL_DOWN: Final = 3600.0
-_MOST_TROUBLES: Final = 100_000
 _LEASE_MARGIN: Final = 10.0
+_MOST_JOBS: Final = 20_000
 _UNAUTHORIZED: Final = 401
+_REFUSED_AGENT: Final = frozenset({401, 403})
 
 _FACTS: Final = {
     FailureKind.DOWN: TaskFact.COOLING_DOWN,
@@ -48,16 +52,35 @@ _FACTS: Final = {
 }
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 0.5
+_SHORTEST_LIFE: Final = 0.9
+"""The share of a task's life that the one which ends first has: tasks that began together end apart."""
+
+RefusalListener = Callable[[IdentityView, OutboundFailure], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a registration is not tried now, and until when (monotonic)."""
+class _Order(NamedTuple):
+    """What is asked for: equal orders share one job."""
 
-    fact: TaskFact
-    outcome: type[BrokerError]
-    until: float
-    strikes: int
+    identity_id: IdentityId
+    thread_id: ThreadId | None
+    restart: bool
+    replace: int | None
+    """The version of the living upstream task that a successor is wanted for."""
+    ahead: int | None
+    """The generation to come that the task is for; None: the identity's own."""
+
+    @property
+    def kind(self) -> TaskKind:
+        return TaskKind.BACKGROUND if self.thread_id is None else TaskKind.THREAD
+
+
+class _Flight(NamedTuple):
+    """One registration under way in this process."""
+
+    identity_id: IdentityId
+    generation: int
+    upstream_key: UpstreamKey
+    replaces: bool
 
 
 class Registrar:
@@ -83,16 +106,24 @@ class Registrar:
         self._clock = clock
         self._metrics = metrics
         self._lease_seconds = lease_seconds
-        self._slots = asyncio.Semaphore(in_flight)
+        # A backend that hangs keeps its own turns only.
+        self._slots = {name: asyncio.Semaphore(in_flight) for name in apis}
         self._jitter = jitter
-        self._jobs: dict[tuple[IdentityId, ThreadId | None, bool], asyncio.Task[Task | BrokerError]] = {}
-        self._flights: dict[tuple[IdentityId, int, UpstreamKey], asyncio.Event] = {}
-        self._troubles: dict[tuple[IdentityId, int, UpstreamKey | None], Trouble] = {}
+        self._jobs: dict[_Order, asyncio.Task[Task | BrokerError]] = {}
+        self._flights: dict[_Flight, asyncio.Event] = {}
+        self._troubles = Troubles(jitter)
+        self._refusal_listener: RefusalListener | None = None
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
     async def ensure(
-        self, view: IdentityView, thread_id: ThreadId | None, *, restart: bool = False, wait_until: float
+        self,
+        view: IdentityView,
+        thread_id: ThreadId | None,
+        *,
+        restart: bool = False,
+        replace: int | None = None,
+        wait_until: float,
     ) -> Task:
         """
         Return the binding of a thread (None: background) with its upstream task living, registering it if need be.
@@ -101,18 +132,44 @@ class Registrar:
             view: whose task.
             thread_id: which thread.
             restart: whether an ended binding begins anew; otherwise it is returned as it is.
+            replace: the version of an upstream task that is to have a successor although it lives. However many ask
+                for that, and in however many processes, one is registered; who comes later gets that one.
             wait_until: monotonic time at which this caller gives up; the registration goes on.
 
         Raises:
             RegistrationInProgressError: not done by then.
+            OverloadError: too many registrations wait already.
             BrokerError: the registration's outcome, the same for everybody who waited.
         """
-        key = (view.identity.id, thread_id, restart)
-        job = self._jobs.get(key)
+        order = _Order(view.identity.id, thread_id, restart, replace, ahead=None)
+        return await self._outcome(view, order, wait_until)
+
+    async def register_ahead(self, successor: IdentityView, thread_id: ThreadId | None, *, wait_until: float) -> Task:
+        """
+        Register the task of a thread for the agent that an identity is about to change to.
+
+        Args:
+            successor: the identity as it will be: next generation, new key, new `agent_runtime_id`.
+            thread_id: which thread; None: background.
+            wait_until: monotonic time at which this caller gives up; the registration goes on.
+
+        Raises:
+            GenerationChangedError: the identity is no longer on its way to that agent.
+            BrokerError: as by `ensure`.
+        """
+        order = _Order(
+            successor.identity.id, thread_id, restart=False, replace=None, ahead=successor.identity.generation
+        )
+        return await self._outcome(successor, order, wait_until)
+
+    async def _outcome(self, view: IdentityView, order: _Order, wait_until: float) -> Task:
+        job = self._jobs.get(order)
         if job is None:
-            job = asyncio.create_task(self._run(view, thread_id, restart=restart), name="register-task")
-            self._jobs[key] = job
-            job.add_done_callback(lambda _: self._jobs.pop(key, None))
+            if len(self._jobs) >= _MOST_JOBS:
+                raise errors.OverloadError(retry_after=1.0)
+            job = asyncio.create_task(self._run(view, order), name="register-task")
+            self._jobs[order] = job
+            job.add_done_callback(lambda _: self._jobs.pop(order, None))
         await asyncio.wait({job}, timeout=max(0.0, wait_until - self._clock.monotonic()))
         if not job.done():
             raise errors.RegistrationInProgressError(retry_after=1.0)
@@ -126,18 +183,15 @@ class Registrar:
 
     def trouble(self, view: IdentityView, thread_id: ThreadId | None) -> Trouble | None:
         """Return why the task of a thread cannot be registered now; None when nothing is known against it."""
-        identity = view.identity
-        now = self._clock.monotonic()
-        for upstream in (None, _upstream_key(view, thread_id)):
-            trouble = self._troubles.get((identity.id, identity.generation, upstream))
-            if trouble is not None and trouble.until > now:
-                return trouble
-        return None
+        return self._troubles.of(view.identity, _upstream_key(view, thread_id), now=self._clock.monotonic())
 
     def forget_troubles(self, identity_id: IdentityId) -> None:
-        """Try again at once: an operator changed something about the identity."""
-        for key in [key for key in self._troubles if key[0] == identity_id]:
-            del self._troubles[key]
+        """Try again at once: something about the identity changed that its row does not show."""
+        self._troubles.forget(identity_id)
+
+    def tell_refusals_to(self, listener: RefusalListener) -> None:
+        """Have a listener told, without waiting for it, when a backend refuses an agent a task (401, 403)."""
+        self._refusal_listener = listener
 
     async def drain(self, seconds: float) -> None:
         """Let registrations that are under way end; what is not done by then gives its claim back."""
@@ -152,9 +206,9 @@ class Registrar:
 
     # --- the job ------------------------------------------------------------------------------------------------------
 
-    async def _run(self, view: IdentityView, thread_id: ThreadId | None, *, restart: bool) -> Task | BrokerError:
+    async def _run(self, view: IdentityView, order: _Order) -> Task | BrokerError:
         try:
-            task = await self._bind(view, thread_id, restart=restart)
+            task = await self._bind(view, order)
         except BrokerError as error:
             if error.note:
                 _LOG.warning("registration_failed", identity=view.identity.name, reason=error.reason, note=error.note)
@@ -165,51 +219,71 @@ class Registrar:
         self._snapshots.publish_task(task)
         return task
 
-    async def _bind(self, view: IdentityView, thread_id: ThreadId | None, *, restart: bool) -> Task:
+    async def _bind(self, view: IdentityView, order: _Order) -> Task:
         poll = _FIRST_POLL
         changed_before = False
         while True:
-            identity = view.identity
-            key = _upstream_key(view, thread_id)
-            flight = self._flights.get((identity.id, identity.generation, key))
-            if flight is not None:
-                await flight.wait()
-            trouble = self.trouble(view, thread_id)
-            if trouble is not None:
-                raise trouble.outcome(retry_after=trouble.until - self._clock.monotonic())
-            # Clocks that are known to be too far apart need no claim to find out.
-            self._apis[view.backend.name].signing_time(self._clock.now())
+            flight = _flight(view, order)
+            if flight in self._flights:
+                await self._flights[flight].wait()
             try:
-                outcome = await self._store.claim_task(
-                    TaskClaim(
-                        identity_id=identity.id,
-                        generation=identity.generation,
-                        kind=TaskKind.BACKGROUND if thread_id is None else TaskKind.THREAD,
-                        thread_id=thread_id,
-                        upstream_key=key,
-                        now=self._clock.now(),
-                        lease_seconds=self._lease_seconds,
-                        restart=restart,
-                    )
-                )
-                # Begun anew once: a thread that is ended from here on stays ended, however often this tries.
-                restart = False
-                if isinstance(outcome, Claimed):
-                    return await self._register(view, outcome.task)
-                if not isinstance(outcome, HeldElsewhere):
-                    return outcome.task
+                if order.replace is None and self._snapshots.upstream_lives(view.identity, flight.upstream_key):
+                    outcome = await self._bind_to_living(view, order)
+                    # Begun anew once: a thread that is ended from here on stays ended, however often this tries.
+                    order = order._replace(restart=False)
+                else:
+                    # Neither what is known against it nor clocks that are too far apart need a claim to be found out.
+                    self._require_untroubled(view, order)
+                    self._apis[view.backend.name].signing_time(self._clock.now())
+                    async with self._slots[view.backend.name]:
+                        if flight in self._flights:
+                            continue  # begun by another while this one waited for its turn
+                        self._require_untroubled(view, order)
+                        outcome = await self._claim(view, order)
+                        order = order._replace(restart=False)
+                        if isinstance(outcome, Claimed):
+                            return await self._register(view, outcome.task, flight)
             except errors.GenerationChangedError:
-                # Once more with the identity as it is now; a second change is told to the caller.
-                current = self._snapshots.publish_identity(await self._reread(identity))
-                if changed_before:
+                if changed_before or order.ahead is not None:
                     raise
-                changed_before, view = True, current
+                # Once more with the identity as it is now; a second change is told to the caller.
+                changed_before, view = True, self._snapshots.publish_identity(await self._reread(view.identity))
                 continue
+            if isinstance(outcome, Standing):
+                return outcome.task
             self._snapshots.publish_task(outcome.task)
-            if (identity.id, identity.generation, key) not in self._flights:
+            if isinstance(outcome, HeldElsewhere) and flight not in self._flights:
                 # Another process registers it: look again until it is done or its lease has run out.
                 await self._clock.sleep(poll)
                 poll = min(poll * 2, _LONGEST_POLL)
+
+    async def _bind_to_living(self, view: IdentityView, order: _Order) -> ClaimOutcome:
+        """Bind a thread to an upstream task that lives already: nothing of the backend is needed, nor a turn at it."""
+        outcome = await self._claim(view, order)
+        if isinstance(outcome, Claimed):
+            # It does not live any more. Registering it takes its turn, and the lease must not run out in that queue.
+            await self._give_back(view, _claimed(outcome.task), answer_lost=False)
+        return outcome
+
+    def _require_untroubled(self, view: IdentityView, order: _Order) -> None:
+        trouble = self.trouble(view, order.thread_id)
+        if trouble is not None:
+            raise trouble.outcome(retry_after=trouble.until - self._clock.monotonic())
+
+    async def _claim(self, view: IdentityView, order: _Order) -> ClaimOutcome:
+        return await self._store.claim_task(
+            TaskClaim(
+                identity_id=view.identity.id,
+                generation=view.identity.generation,
+                kind=order.kind,
+                thread_id=order.thread_id,
+                upstream_key=_upstream_key(view, order.thread_id),
+                now=self._clock.now(),
+                lease_seconds=self._lease_seconds,
+                restart=order.restart,
+                replace=order.replace,
+            )
+        )
 
     async def _reread(self, identity: Identity) -> Identity:
         current = await self._store.identity(identity.id)
@@ -217,67 +291,61 @@ class Registrar:
             raise errors.IdentityRevokedError
         return current
 
-    async def _register(self, view: IdentityView, task: Task) -> Task:
+    async def _register(self, view: IdentityView, task: Task, flight: _Flight) -> Task:
         upstream = _claimed(task)
-        flight = (upstream.identity_id, upstream.generation, upstream.key)
         self._flights[flight] = asyncio.Event()
         try:
-            task_id = await self._ask_in_turn(view, task, upstream)
-            completed = await self._complete(upstream, task_id)
+            task_id, answer_lost = await self._ask_backend(view, task, upstream)
+            completed = await self._complete(view.backend, upstream, task_id)
         finally:
             self._flights.pop(flight).set()
+        if answer_lost:
+            await self._record_orphan(view, upstream)
         if completed is None:
             self._metrics.count(self._metrics.orphans, view.backend.name)
             raise errors.GenerationChangedError(note="the claim was taken over; the upstream task is an orphan")
-        self._troubles.pop((upstream.identity_id, upstream.generation, upstream.key), None)
-        self._troubles.pop((upstream.identity_id, upstream.generation, None), None)
+        self._troubles.settle(view.identity, upstream.key)
         self._metrics.count(self._metrics.registrations, view.backend.name, "task", "registered")
         self._snapshots.publish_upstream(completed)
         _LOG.info(
             "task_registered", identity=view.identity.name, upstream_version=completed.version, kind=task.kind.value
         )
-        return await self._store.task(task.identity_id, task.thread_id) or task
+        return await self._as_bound(task, completed)
 
-    async def _ask_in_turn(self, view: IdentityView, task: Task, upstream: UpstreamTask) -> str:
+    async def _as_bound(self, task: Task, completed: UpstreamTask) -> Task:
+        """Return the binding as it stands now: it may have been ended meanwhile."""
         try:
-            await self._slots.acquire()
-        except asyncio.CancelledError:
-            await asyncio.shield(self._give_back(view, upstream, answer_lost=False))
-            raise
-        try:
-            trouble = self.trouble(view, task.thread_id)
-            if trouble is not None:
-                # What was learned while this waited for its turn holds for it too.
-                await self._give_back(view, upstream, answer_lost=False)
-                raise trouble.outcome(retry_after=trouble.until - self._clock.monotonic())
-            return await self._ask_backend(view, task, upstream)
-        finally:
-            self._slots.release()
+            bound = await self._store.task(task.identity_id, task.thread_id)
+        except errors.StoreDownError:
+            bound = None  # following the store brings what became of it
+        return replace(bound or task, upstream=completed)
 
-    async def _complete(self, upstream: UpstreamTask, task_id: str) -> UpstreamTask | None:
+    async def _complete(self, backend: Backend, upstream: UpstreamTask, task_id: str) -> UpstreamTask | None:
         """Write the answer down; a store that is away is asked again for as long as the claim is surely ours."""
         sealed = self._keyring.seal(task_id.encode(), context=task_id_context(upstream))
+        expire_time = self._clock.now() + backend.task_lifetime * self._jitter.uniform(_SHORTEST_LIFE, 1.0)
         poll = _FIRST_POLL
         while True:
             now = self._clock.now()
             try:
-                return await self._store.complete_claim(upstream, sealed_task_id=sealed, now=now, expire_time=None)
+                return await self._store.complete_claim(
+                    upstream, sealed_task_id=sealed, now=now, expire_time=expire_time
+                )
             except errors.StoreDownError:
                 if upstream.lease_expire_time is None or now >= upstream.lease_expire_time:
                     raise
             await self._clock.sleep(poll)
             poll = min(poll * 2, _LONGEST_POLL)
 
-    async def _ask_backend(self, view: IdentityView, task: Task, upstream: UpstreamTask) -> str:
+    async def _ask_backend(self, view: IdentityView, task: Task, upstream: UpstreamTask) -> tuple[str, bool]:
+        """Return the upstream task's id, and whether an earlier try may have left another one behind."""
         key, runtime_id = view.key, view.identity.agent_runtime_id
         if key is None or runtime_id is None:
             await self._store.release_claim(upstream, now=self._clock.now(), answer_lost=False)
             raise errors.RegistrationInProgressError(note="the agent itself is not registered yet", retry_after=1.0)
-        answer_lost = False
         try:
             answer = await self._register_task(view, task, key, runtime_id)
-            answer_lost = answer.answer_lost
-            task_id = self._open(view, answer)
+            return self._open(view, answer), answer.answer_lost
         except OutboundFailure as failure:
             await self._give_back(view, upstream, answer_lost=failure.answer_lost)
             raise self._remember(view, upstream, failure) from failure
@@ -293,18 +361,22 @@ class Registrar:
             # The broker is stopping. The backend may have registered a task, and its answer is lost.
             await asyncio.shield(self._give_back(view, upstream, answer_lost=True))
             raise
-        if answer_lost:
-            self._metrics.count(self._metrics.orphans, view.backend.name)
-        return task_id
 
     async def _register_task(self, view: IdentityView, task: Task, key: SigningKey, runtime_id: str) -> TaskAnswer:
-        """Ask once, and once more with a fresh bearer when the one that a biscuit was asked with is refused."""
+        """
+        Ask the backend, and where it refuses who asks, once more for each cause that is not the agent.
+
+        One is a clock that was wrong: the refusal's own `Date` told better. The other is the bearer that a biscuit was
+        asked with: it is refreshed.
+        """
+        api = self._apis[view.backend.name]
         deadline = self._clock.monotonic() + max(1.0, self._lease_seconds - _LEASE_MARGIN)
-        needs_bearer = view.backend.profile.task_auth is TaskAuth.BISCUIT
-        bearer = await live_bearer(view, self._clock) if needs_bearer else None
-        for last_try in (False, True):
+        bearer = await self._bearer_for_biscuit(view, deadline)
+        clock_corrected = bearer_refreshed = answer_lost = False
+        while True:
+            offset = api.clock_offset
             try:
-                return await self._apis[view.backend.name].register_task(
+                answer = await api.register_task(
                     agent_runtime_id=runtime_id,
                     sign=lambda timestamp: assertion.registration_signature(key, runtime_id, timestamp),
                     external_task_ref=view.backend.profile.external_task_ref(task.kind, task.thread_id),
@@ -312,11 +384,28 @@ class Registrar:
                     deadline=deadline,
                 )
             except OutboundFailure as failure:
-                fresh = None if last_try or bearer is None else await fresher_bearer(view, bearer, failure)
+                failure.answer_lost = answer_lost = answer_lost or failure.answer_lost
+                if failure.status not in _REFUSED_AGENT:
+                    raise
+                if not clock_corrected and abs(api.clock_offset - offset) > DEAD_BAND:
+                    clock_corrected = True
+                    continue
+                fresh = None if bearer_refreshed or bearer is None else await fresher_bearer(view, bearer, failure)
                 if fresh is None:
                     raise
-                bearer = fresh
-        raise AssertionError  # pragma: no cover - the second try returns or raises
+                bearer, bearer_refreshed = fresh, True
+            else:
+                return replace(answer, answer_lost=answer_lost or answer.answer_lost)
+
+    async def _bearer_for_biscuit(self, view: IdentityView, deadline: float) -> Bearer | None:
+        """Return the account's bearer where registrations carry a biscuit; its source has until the deadline."""
+        if view.backend.profile.task_auth is not TaskAuth.BISCUIT:
+            return None
+        try:
+            async with asyncio.timeout(deadline - self._clock.monotonic()):
+                return await live_bearer(view, self._clock)
+        except TimeoutError:
+            raise errors.IssuerDownError(retry_after=1.0) from None
 
     def _open(self, view: IdentityView, answer: TaskAnswer) -> str:
         if not answer.sealed:
@@ -339,36 +428,42 @@ class Registrar:
             # The lease will run out; whoever takes over records the orphan then.
             _LOG.warning("claim_not_released", identity=view.identity.name)
 
+    async def _record_orphan(self, view: IdentityView, upstream: UpstreamTask) -> None:
+        """Record what a lost try may have left behind, although a later one succeeded."""
+        self._metrics.count(self._metrics.orphans, view.backend.name)
+        try:
+            await self._store.release_claim(upstream, now=self._clock.now(), answer_lost=True)
+        except errors.StoreDownError:
+            _LOG.warning("orphan_not_recorded", identity=view.identity.name)
+
     # --- remembering failures -----------------------------------------------------------------------------------------
 
     def _remember(self, view: IdentityView, upstream: UpstreamTask, failure: OutboundFailure) -> BrokerError:
         error = failure.as_error()
-        trouble = self._note(view, upstream, _FACTS[failure.kind], error)
+        trouble = self._note(view, upstream, _FACTS[failure.kind], error, status=failure.status)
         if error.retry_after is None:
             error.retry_after = trouble.until - self._clock.monotonic()
+        known = self._snapshots.view(view.identity.id)
+        is_present = known is not None and known.identity.generation == upstream.generation
+        if self._refusal_listener is not None and is_present and failure.status in _REFUSED_AGENT:
+            self._refusal_listener(view, failure)
         return error
 
-    def _note(self, view: IdentityView, upstream: UpstreamTask, fact: TaskFact, error: BrokerError) -> Trouble:
+    def _note(
+        self,
+        view: IdentityView,
+        upstream: UpstreamTask,
+        fact: TaskFact,
+        error: BrokerError,
+        *,
+        status: int | None = None,
+    ) -> Trouble:
         """Remember a failure: transient ones of this task, others of the whole identity in this generation."""
         self._metrics.count(self._metrics.registrations, view.backend.name, "task", error.reason)
-        whole_identity = fact is not TaskFact.COOLING_DOWN
-        key = (upstream.identity_id, upstream.generation, None if whole_identity else upstream.key)
-        before = self._troubles.get(key)
-        now = self._clock.monotonic()
-        if before is not None and before.until > now:
-            strikes = before.strikes  # failures of the same moment are one
-        else:
-            strikes = 1 + (before.strikes if before is not None else 0)
-        if whole_identity:
-            seconds = min(_REFUSAL_COOL_DOWN * 2.0 ** min(strikes - 1, 10), _LONGEST_REFUSAL_COOL_DOWN)
-        else:
-            seconds = min(_SHORTEST_COOL_DOWN * 2.0 ** min(strikes - 1, 10), _LONGEST_COOL_DOWN)
-            seconds = max(seconds * self._jitter.uniform(0.5, 1.0), error.retry_after or 0.0)
-        trouble = Trouble(fact, type(error), now + seconds, strikes)
-        if len(self._troubles) >= _MOST_TROUBLES:
-            self._troubles.pop(next(iter(self._troubles)))
-        self._troubles[key] = trouble
-        self._snapshots.touch()
+        trouble = self._troubles.note(
+            view.identity, upstream.key, fact, error, now=self._clock.monotonic(), status=status
+        )
+        self._snapshots.touch(view.identity.id)
         return trouble
 
 
@@ -406,6 +501,11 @@ async def fresher_bearer(view: IdentityView, refused: Bearer, failure: OutboundF
 def _upstream_key(view: IdentityView, thread_id: ThreadId | None) -> UpstreamKey:
     kind = TaskKind.BACKGROUND if thread_id is None else TaskKind.THREAD
     return upstream_key(view.backend.profile.task_layout, kind, thread_id)
+
+
+def _flight(view: IdentityView, order: _Order) -> _Flight:
+    key = _upstream_key(view, order.thread_id)
+    return _Flight(view.identity.id, view.identity.generation, key, order.replace is not None)
 
 
 def _claimed(task: Task) -> UpstreamTask:

@@ -14,6 +14,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final
 
 from broker.auth_json import unverified_expire_time
@@ -41,7 +42,7 @@ from broker.model import (
     UpstreamKey,
     UpstreamTask,
 )
-from broker.store import KeepBearer, Store
+from broker.store import Changes, KeepBearer, Store
 from broker.telemetry import Metrics, logger
 
 _LOG: Final = logger(__name__)
@@ -49,6 +50,20 @@ _LOG: Final = logger(__name__)
 DELETED_REMEMBERED_SECONDS: Final = 86_400.0
 """How long a deleted identity is remembered, so that who still asks for it learns that it was revoked."""
 _MOST_DELETED: Final = 10_000
+_ABSENT_SECONDS: Final = 5.0
+_MOST_ABSENT: Final = 10_000
+IN_USE_SECONDS: Final = 300.0
+"""How long after it was last asked for the task of a thread counts as in use."""
+
+_REVOKED: Final = frozenset(
+    {
+        IdentityState.DISABLED,
+        IdentityState.DELETED,
+        IdentityState.REJECTED,
+        TaskState.ENDED,
+        TaskState.REVOKED,
+    }
+)
 
 Listener = Callable[[IdentityId | None], None]
 """Told which identity changed, with all that belongs to it; None when anything may have changed."""
@@ -133,11 +148,14 @@ class Snapshots:
         self._deleted: OrderedDict[IdentityId, float] = OrderedDict()
         self._unreadable: set[IdentityName] = set()
         self._tasks: OrderedDict[tuple[IdentityId, ThreadId | None], Task] = OrderedDict()
+        self._asked_for: dict[tuple[IdentityId, ThreadId | None], float] = {}
         self._upstreams: OrderedDict[tuple[IdentityId, int, UpstreamKey], _UpstreamView] = OrderedDict()
         self._binding_of: dict[tuple[IdentityId, UpstreamKey], tuple[IdentityId, ThreadId | None]] = {}
         self._listeners: dict[object, Listener] = {}
+        self._absent: OrderedDict[tuple[IdentityId, ThreadId | None], float] = OrderedDict()
         self._loads: dict[tuple[IdentityId, ThreadId | None], asyncio.Task[None]] = {}
         self._sequence = 0
+        self._is_behind = False
         self._confirmation = Confirmation(0.0, float("-inf"))
         for state in IdentityState:
             metrics.identities.labels(state.value).set_function(functools.partial(self._count, state))
@@ -179,12 +197,41 @@ class Snapshots:
         if task is None:
             return None
         self._tasks.move_to_end(key)
+        self._asked_for[key] = self._clock.monotonic()
         upstream_key = (identity.id, identity.generation, task.upstream_key)
         found = self._upstreams.get(upstream_key)
         if found is None:
             return TaskView(task, None, None)
         self._upstreams.move_to_end(upstream_key)
         return TaskView(task, found.upstream, found.task_id)
+
+    def upstream_lives(self, identity: Identity, upstream_key: UpstreamKey) -> bool:
+        """Say whether an upstream task of the identity's generation is known to live now."""
+        found = self._upstreams.get((identity.id, identity.generation, upstream_key))
+        if found is None or found.task_id is None:
+            return False
+        expire_time = found.upstream.expire_time
+        return expire_time is None or self._clock.now() < expire_time
+
+    def threads_in_use(self, identity: Identity, *, limit: int) -> list[ThreadId]:
+        """
+        Return threads whose task was asked for in the last minutes, the latest first, and at most `limit`.
+
+        Of those that share an upstream task only the latest is named, and none that shares it with the background.
+        """
+        since = self._clock.monotonic() - IN_USE_SECONDS
+        background = self._tasks.get((identity.id, None))
+        seen = set() if background is None else {background.upstream_key}
+        found: list[ThreadId] = []
+        for (identity_id, thread_id), task in reversed(self._tasks.items()):
+            if len(found) == limit:
+                break
+            if identity_id != identity.id or thread_id is None or task.upstream_key in seen:
+                continue
+            if task.state is TaskState.ACTIVE and self._asked_for.get((identity_id, thread_id), -math.inf) >= since:
+                seen.add(task.upstream_key)
+                found.append(thread_id)
+        return found
 
     def _count(self, state: IdentityState) -> int:
         return sum(view.identity.state is state for view in self._views.values())
@@ -275,9 +322,12 @@ class Snapshots:
         key = (task.identity_id, task.thread_id)
         known = self._tasks.get(key)
         if known is None or known.version <= task.version:
+            if known is not None:
+                self._unindex(known)
             self._tasks[key] = task
             self._tasks.move_to_end(key)
             self._binding_of[task.identity_id, task.upstream_key] = key
+        self._absent.pop(key, None)
         if task.upstream is not None:
             self._keep_upstream(task.upstream)
         while len(self._tasks) > self._cached_threads:
@@ -302,9 +352,12 @@ class Snapshots:
 
     def _forget_task(self, key: tuple[IdentityId, ThreadId | None]) -> None:
         """Let go of a binding; one that is asked for again is loaded again."""
-        task = self._tasks.pop(key)
+        self._unindex(self._tasks.pop(key))
+        self._asked_for.pop(key, None)
+
+    def _unindex(self, task: Task) -> None:
         upstream = (task.identity_id, task.upstream_key)
-        if self._binding_of.get(upstream) == key:
+        if self._binding_of.get(upstream) == (task.identity_id, task.thread_id):
             del self._binding_of[upstream]
 
     def _forget_deleted(self) -> None:
@@ -398,7 +451,16 @@ class Snapshots:
                 break
             after = page.next_after
         # Forgotten only now that the new is here, so that calls always find one or the other.
-        for known in (self._views, self._names, self._deleted, self._tasks, self._binding_of, self._upstreams):
+        for known in (
+            self._views,
+            self._names,
+            self._deleted,
+            self._tasks,
+            self._asked_for,
+            self._absent,
+            self._binding_of,
+            self._upstreams,
+        ):
             known.clear()
         self._unreadable = unreadable
         for name in sorted(unreadable):
@@ -406,6 +468,7 @@ class Snapshots:
         for one in loaded:
             self._take_in(one)
         self._sequence = sequence
+        self._is_behind = True
         self.touch()
         self._confirm()
 
@@ -424,7 +487,7 @@ class Snapshots:
         except RowCorruptError as error:
             # Not kept here, so that a call loads it and learns the same.
             _LOG.error("task_unreadable", identity=identity.name, cause=error.note)
-        return _LoadedIdentity(identity, bearer, None, background)
+        return _LoadedIdentity(identity, bearer, await self._store.ladder(identity.id), background)
 
     def _take_in(self, loaded: _LoadedIdentity) -> None:
         self.publish_identity(loaded.identity, loaded.bearer)
@@ -437,7 +500,7 @@ class Snapshots:
         """Load live tasks, as many as are kept, so that they go on being served when the store goes away."""
         after = ""
         while len(self._tasks) < self._cached_threads:
-            page = await self._store.tasks(state=TaskState.ACTIVE, after=after, limit=500)
+            page = await self._store.live_tasks(now=self._clock.now(), after=after, limit=500)
             for task in page.rows:
                 if (task.identity_id, task.thread_id) not in self._tasks:
                     self.publish_task(task)
@@ -452,11 +515,16 @@ class Snapshots:
         """
         Load a binding from the store; callers who ask for the same one wait for one read.
 
+        That there is none is remembered for a few seconds, as long as nothing writes it: callers of a thread that
+        cannot be registered do not each cost a read.
+
         Raises:
             StoreDownError: the store cannot be reached, or did not answer by `wait_until` (monotonic).
             RowCorruptError: the binding's row cannot be read.
         """
         key = (identity.id, thread_id)
+        if self._absent.get(key, 0.0) > self._clock.monotonic():
+            return None
         load = self._loads.get(key)
         if load is None:
             load = asyncio.create_task(self._load_task(identity.id, thread_id), name="load-task")
@@ -475,9 +543,21 @@ class Snapshots:
         return self.task(identity, thread_id)
 
     async def _load_task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> None:
+        key = (identity_id, thread_id)
+        known = self._tasks.get(key)
         task = await self._store.task(identity_id, thread_id)
         if task is not None:
             self.publish_task(task)
+        elif known is None:
+            self._absent[key] = self._clock.monotonic() + _ABSENT_SECONDS
+            if len(self._absent) > _MOST_ABSENT:
+                self._absent.popitem(last=False)
+        elif self._tasks.get(key) is known:
+            # It was pruned. What was published during the read is newer than what the read saw.
+            self._forget_task(key)
+            self.touch(identity_id)
+
+    # --- following ----------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
         """
@@ -486,64 +566,115 @@ class Snapshots:
         Raises:
             StoreDownError: the store cannot be reached.
         """
-        complete = False
-        while not complete:
+        self._forget_deleted()
+        # A look that was cut off is taken up again, whatever the store says of the time since.
+        self._is_behind |= await self._store.has_changed()
+        while self._is_behind:
             changes = await self._store.changes(self._sequence)
             if changes.sequence < self._sequence:
                 _LOG.warning("database_replaced_by_older_one", sequence=changes.sequence, known_sequence=self._sequence)
                 await self.warm_up()
                 await self.preload_tasks()
                 return
-            complete = changes.complete
-            for identity_id, version in changes.identities.items():
-                known = self._views.get(identity_id)
-                if known is None or known.identity.version < version:
-                    await self._load_identity(identity_id)
-            for identity_id in changes.bearers.keys() - changes.identities.keys():
-                await self._load_identity(identity_id)
-            for (identity_id, thread_id), version in changes.tasks.items():
-                task = self._tasks.get((identity_id, thread_id))
-                if task is not None and task.version < version:
-                    await self._reload_task(identity_id, thread_id)
-            stale = {
-                (identity_id, generation, upstream_key)
-                for (identity_id, generation, upstream_key), version in changes.upstream_tasks.items()
-                if (held := self._upstreams.get((identity_id, generation, upstream_key))) is not None
-                and held.upstream.version < version
-            }
-            for identity_id, generation, upstream_key in stale:
-                binding = self._binding_of.get((identity_id, upstream_key))
-                if binding is not None:
-                    await self._reload_task(*binding)
-                else:
-                    # What is known of it no longer holds, and a call finds what does.
-                    self._upstreams.pop((identity_id, generation, upstream_key), None)
-                    self.touch(identity_id)
+            await self._take_in_changes(changes)
             self._sequence = changes.sequence
+            self._is_behind = not changes.complete
         self._confirm()
 
-    async def _load_identity(self, identity_id: IdentityId) -> None:
+    async def _take_in_changes(self, changes: Changes) -> None:
+        """Read what changed of what is held here, in the order of its weight: a revocation waits for nothing else."""
+        held = {one: known for one in changes.identities if (known := self._views.get(one)) is not None}
+        for identity_id, known in held.items():
+            if known.identity.version < changes.identities[identity_id]:
+                await self._reload_identity(known)
+        await self._take_in_tasks(changes)
+        await self._take_in_belongings(changes)
+        for identity_id in changes.identities.keys() - held.keys():
+            identity = await self._identity_or_trouble(identity_id)
+            if identity is not None:
+                self._take_in(await self._read_identity(identity))
+
+    async def _take_in_tasks(self, changes: Changes) -> None:
+        for key, version in changes.tasks.items():
+            self._absent.pop(key, None)
+            task = self._tasks.get(key)
+            if task is not None and task.version < version:
+                await self._reload_task(key)
+        for upstream, version in changes.upstream_tasks.items():
+            if self._holds_older_upstream(upstream, version):
+                identity_id, _, upstream_key = upstream
+                binding = self._binding_of.get((identity_id, upstream_key))
+                if binding is not None:
+                    await self._reload_task(binding)
+                if self._holds_older_upstream(upstream, version):
+                    # Of another generation, or of no binding here: what is known of it no longer holds.
+                    del self._upstreams[upstream]
+                    self.touch(identity_id)
+
+    def _holds_older_upstream(self, key: tuple[IdentityId, int, UpstreamKey], version: int) -> bool:
+        held = self._upstreams.get(key)
+        return held is not None and held.upstream.version < version
+
+    async def _take_in_belongings(self, changes: Changes) -> None:
+        for identity_id, version in changes.bearers.items():
+            view = self._views.get(identity_id)
+            if view is not None and (view.stored_bearer is None or view.stored_bearer.version < version):
+                await self._reload_bearer(view)
+        for identity_id, version in changes.ladders.items():
+            view = self._views.get(identity_id)
+            if view is not None and (view.ladder is None or view.ladder.version < version):
+                ladder = await self._store.ladder(identity_id)
+                if ladder is not None:
+                    self.publish_ladder(ladder)
+
+    async def _reload_identity(self, known: IdentityView) -> None:
+        """Take in an identity's row at once, and then what belongs to it where that may have changed with the row."""
+        identity = await self._identity_or_trouble(known.identity.id)
+        if identity is None:
+            return
+        self.publish_identity(identity)
+        self._observe_revocation("identity", known.identity.state, identity.state, identity.update_time)
+        if identity.generation != known.identity.generation or identity.bearer_source is None:
+            self._take_in(await self._read_identity(identity))
+
+    async def _identity_or_trouble(self, identity_id: IdentityId) -> Identity | None:
         try:
-            identity = await self._store.identity(identity_id)
+            return await self._store.identity(identity_id)
         except RowCorruptError as error:
             _LOG.error("identity_unreadable", identity_id=identity_id, cause=error.note)
             known = self._views.get(identity_id)
             if known is not None:
                 self._views[identity_id] = replace(known, trouble=RowCorruptError)
                 self.touch(identity_id)
-            return
-        if identity is not None:
-            self._take_in(await self._read_identity(identity))
+            return None
 
-    async def _reload_task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> None:
+    async def _reload_bearer(self, view: IdentityView) -> None:
         try:
-            await self._load_task(identity_id, thread_id)
+            bearer = await self._store.bearer(view.identity.id)
+        except RowCorruptError as error:
+            _LOG.error("stored_bearer_unusable", identity=view.identity.name, cause=error.note)
+            return
+        if bearer is not None:
+            self.publish_bearer(bearer)
+
+    async def _reload_task(self, key: tuple[IdentityId, ThreadId | None]) -> None:
+        before = self._tasks[key]
+        try:
+            await self._load_task(*key)
         except RowCorruptError as error:
             # What was known of it no longer holds; a call loads it and learns the same.
-            _LOG.error("task_unreadable", identity_id=identity_id, cause=error.note)
-            if (identity_id, thread_id) in self._tasks:
-                self._forget_task((identity_id, thread_id))
-            self.touch(identity_id)
+            _LOG.error("task_unreadable", identity_id=before.identity_id, cause=error.note)
+            if key in self._tasks:
+                self._forget_task(key)
+            self.touch(before.identity_id)
+        after = self._tasks.get(key)
+        if after is not None:
+            self._observe_revocation("task", before.state, after.state, after.update_time)
+
+    def _observe_revocation(self, what: str, before: Enum, after: Enum, written: float) -> None:
+        """Measure how long after another process wrote it a revocation is heeded here."""
+        if after in _REVOKED and before not in _REVOKED:
+            self._metrics.revocation_propagation.labels(what).observe(max(0.0, self._clock.now() - written))
 
     def _confirm(self) -> None:
         self._confirmation = Confirmation(self._clock.now(), self._clock.monotonic())

@@ -169,6 +169,11 @@ class CounterFamily(Collector):
             tally = self._tallies[values] = Tally()
         return tally
 
+    @property
+    def total(self) -> int:
+        """The sum over all labels."""
+        return sum(tally.value for tally in self._tallies.values())
+
     def describe(self) -> Iterable[Metric]:
         """Name the metric without its values."""
         yield CounterMetricFamily(self._name, self._text, labels=self.label_names)
@@ -265,6 +270,12 @@ class Metrics:
         )
         self.bearer_refreshes = self._counter(
             "credential_broker_bearer_refreshes", "Tries to obtain a bearer", "source", "outcome"
+        )
+        self.refresh_probes = self._counter(
+            "credential_broker_refresh_probes", "Refresh tokens sent again as their answer was lost", "outcome"
+        )
+        self.lost_pairs = self._counter(
+            "credential_broker_lost_refreshed_tokens", "Refreshed tokens that could not be written down"
         )
         self.revocation_propagation = HistogramFamily(
             "credential_broker_revocation_propagation_seconds",

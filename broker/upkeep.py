@@ -15,10 +15,10 @@ from broker.bearer import BearerSource
 from broker.clock import Clock
 from broker.enrollment import Enroller
 from broker.errors import BrokerError
+from broker.lifetimes import Lifetimes
 from broker.model import IdentityId, IdentityState, Mode, TaskState
 from broker.registration import Registrar
 from broker.snapshots import IdentityView, Snapshots
-from broker.store import Store
 from broker.telemetry import logger
 
 _LOG: Final = logger(__name__)
@@ -28,10 +28,10 @@ _RESUME_SECONDS: Final = 0.5
 _PREWARM_SECONDS: Final = 0.5
 _PRELOAD_SECONDS: Final = 0.5
 _AUDIT_SECONDS: Final = 0.5
+_USES_SECONDS: Final = 30.0
 _PRUNE_SECONDS: Final = 60.0
 _PREWARM_PATIENCE: Final = 60.0
 _MOST_PREWARMS: Final = 8
-_PRUNE_BITE: Final = 500
 
 
 class Upkeep:
@@ -40,19 +40,19 @@ class Upkeep:
     def __init__(
         self,
         *,
-        store: Store,
         snapshots: Snapshots,
         registrar: Registrar,
         enroller: Enroller,
+        lifetimes: Lifetimes,
         bearer_sources: dict[str, BearerSource],
         audit: AuditLog,
         clock: Clock,
         poll_seconds: float,
     ) -> None:
-        self._store = store
         self._snapshots = snapshots
         self._registrar = registrar
         self._enroller = enroller
+        self._lifetimes = lifetimes
         self._bearer_sources = bearer_sources
         self._audit = audit
         self._clock = clock
@@ -70,7 +70,8 @@ class Upkeep:
             ("prewarm", _PREWARM_SECONDS, self._prewarm),
             ("read-bearers", _BEARER_SECONDS, self._read_bearers),
             ("flush-audit", _AUDIT_SECONDS, self._flush_audit),
-            ("prune", _PRUNE_SECONDS, self._prune),
+            ("write-uses", _USES_SECONDS, self._lifetimes.write_uses),
+            ("prune", _PRUNE_SECONDS, self._lifetimes.prune),
         ):
             self._loops.append(asyncio.create_task(self._loop(name, seconds, work), name=name))
         self._loops.append(asyncio.create_task(self._preload(), name="preload-tasks"))
@@ -84,11 +85,11 @@ class Upkeep:
         self._running.set()
 
     async def stop(self) -> None:
-        """End every loop."""
+        """End every loop, and what they began."""
         tasks = [*self._loops, *self._prewarming.values()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self._lifetimes.stop(), return_exceptions=True)
 
     async def _loop(self, name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         failing = ""
@@ -125,7 +126,7 @@ class Upkeep:
             identity_id = view.identity.id
             if identity_id in self._prewarming or len(self._prewarming) >= _MOST_PREWARMS:
                 continue
-            if not _wants_background(view, self._clock.now()) or self._background_settled(view):
+            if not _wants_background(view, self._clock.now()) or self._background_settled(view) or self._is_idle(view):
                 continue
             if self._registrar.trouble(view, None) is None:
                 task = asyncio.create_task(self._prewarm_one(view), name="prewarm-one")
@@ -141,6 +142,11 @@ class Upkeep:
         if task is None:
             return False
         return task.upstream_task_id is not None or task.task.state is not TaskState.ACTIVE or task.is_unreadable
+
+    def _is_idle(self, view: IdentityView) -> bool:
+        """Say whether nobody needs the background task: it was pruned for that, or its identity just lies there."""
+        task = self._snapshots.task(view.identity, None)
+        return self._lifetimes.is_idle(max(view.identity.update_time, 0.0 if task is None else task.task.last_use_time))
 
     async def _prewarm_one(self, view: IdentityView) -> None:
         try:
@@ -165,11 +171,6 @@ class Upkeep:
 
     async def _flush_audit(self) -> None:
         self._audit.flush_repeats()
-
-    async def _prune(self) -> None:
-        # In small bites, so that no writer waits long.
-        while await self._store.prune(self._clock.now(), limit=_PRUNE_BITE) >= _PRUNE_BITE:
-            pass
 
     async def _preload(self) -> None:
         """Take every live task into memory, once; as often as it needs."""

@@ -14,6 +14,7 @@ from broker.bearer import BearerSource
 from broker.enrollment import BearerChoice, CreateOrder, Enroller
 from broker.imports import OwnBearer
 from broker.keyring import Keyring
+from broker.lifetimes import Lifetimes
 from broker.model import Identity, IdentityName, Mode, Secret
 from broker.origins import parse_origin
 from broker.outbound import FailureKind, OutboundFailure
@@ -25,6 +26,8 @@ from tests.support.clocks import SetClock
 from tests.support.stores import NOW, FaultyStore, sqlite_store
 
 LEASE: Final = 45.0
+IN_FLIGHT: Final = 8
+IDLE: Final = 7 * 86_400.0
 OWN_BEARER: Final = OwnBearer(Secret("token"))
 Step = TaskAnswer | str | BaseException | Callable[[], Awaitable[Any]]
 
@@ -51,6 +54,7 @@ class ScriptedApi:
         self.agents: deque[Step] = deque()
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.skew: BaseException | None = None
+        self.clock_offset = 0.0
 
     async def register_task(self, **request: Any) -> Any:
         """Take the next step of `tasks`."""
@@ -95,6 +99,7 @@ class Workshop:
     metrics: Metrics
     snapshots: Snapshots
     registrar: Registrar
+    lifetimes: Lifetimes
     enroller: Enroller
     sources: dict[str, BearerSource]
 
@@ -142,7 +147,12 @@ async def workshop(folder: Path, *, profile: str = DEFAULT_PROFILE) -> AsyncIter
         apis: Any = {"default": api}
         sources: dict[str, BearerSource] = {}
         snapshots = Snapshots(**shared, backends={"default": backend}, bearer_sources=sources, cached_threads=1000)
-        registrar = Registrar(**shared, snapshots=snapshots, apis=apis, lease_seconds=LEASE, in_flight=8, jitter=jitter)
+        registrar = Registrar(
+            **shared, snapshots=snapshots, apis=apis, lease_seconds=LEASE, in_flight=IN_FLIGHT, jitter=jitter
+        )
+        lifetimes = Lifetimes(
+            store=store, registrar=registrar, clock=clock, metrics=metrics, idle_seconds=IDLE, in_flight=IN_FLIGHT
+        )
         enroller = Enroller(
             **shared,
             snapshots=snapshots,
@@ -154,7 +164,8 @@ async def workshop(folder: Path, *, profile: str = DEFAULT_PROFILE) -> AsyncIter
             jitter=jitter,
         )
         try:
-            yield Workshop(store, keyring, clock, api, metrics, snapshots, registrar, enroller, sources)
+            yield Workshop(store, keyring, clock, api, metrics, snapshots, registrar, lifetimes, enroller, sources)
         finally:
+            await lifetimes.stop()
             await registrar.drain(0.0)
             await enroller.close()
