@@ -52,7 +52,7 @@ class Standing:
     refresh_time: float | None = None
     """When it is refreshed next; None when it never is, or only by somebody else."""
     trouble: type[BrokerError] | None = None
-    """The outcome of the last try, when that failed: ISSUER_DOWN or REAUTH_REQUIRED."""
+    """The outcome of the last try, when that failed: ISSUER_DOWN, STORE_DOWN or REAUTH_REQUIRED."""
     retry_time: float | None = None
     """When it is tried again after a failure; None when it is not."""
     in_flight: bool = False
@@ -95,6 +95,7 @@ class BearerSource(Protocol):
         Raises:
             BearerUnavailableError: there is none and never will be.
             IssuerDownError: it cannot be had now.
+            StoreDownError: nor can it while the store is away, where that keeps it.
             ReauthRequiredError: it cannot be had any more without a person.
         """
         ...

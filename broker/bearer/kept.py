@@ -16,7 +16,7 @@ from typing import Final, Protocol, cast
 from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer, BearerSource, Phase, Standing
 from broker.bearer.turns import Turn, Turns
 from broker.clock import Clock
-from broker.errors import BrokerError, IssuerDownError, ReauthRequiredError
+from broker.errors import BrokerError, IssuerDownError, ReauthRequiredError, StoreDownError
 from broker.telemetry import Metrics, logger
 
 _LOG: Final = logger(__name__)
@@ -54,6 +54,7 @@ class Exchange(Protocol):
 
         Raises:
             IssuerDownError: not now; `retry_after` is what the issuer asked for.
+            StoreDownError: not while the store is away that the exchange needs.
             ReauthRequiredError: not any more, until somebody changes something.
         """
         ...
@@ -201,7 +202,7 @@ class KeptBearer(BearerSource):
         if failure.kind is ReauthRequiredError:
             return Standing(None, ReauthRequiredError, in_flight=self._in_flight)
         retry_time = self._clock.now() + max(0.0, failure.until - self._clock.monotonic())
-        return Standing(retry_time, IssuerDownError, retry_time, self._in_flight)
+        return Standing(retry_time, failure.kind, retry_time, self._in_flight)
 
     # --- obtaining ----------------------------------------------------------------------------------------------------
 
@@ -219,6 +220,7 @@ class KeptBearer(BearerSource):
 
         Raises:
             IssuerDownError: it cannot be had now.
+            StoreDownError: nor can it while the store is away.
             ReauthRequiredError: it cannot be had any more without a person.
         """
         live = self._live()
@@ -277,6 +279,7 @@ class KeptBearer(BearerSource):
 
     async def _run(self, job: _Job) -> _Failure | None:
         mended = self._mended
+        before = self._bearer
         failure = self._failure
         try:
             if job.turn is None:
@@ -285,6 +288,8 @@ class KeptBearer(BearerSource):
                     return failure
                 job.turn = self._turns.ask(urgent=job.urgent)
             await job.turn.come
+            if self._bearer is not before and self._live() is not None:
+                return None  # somebody else brought one while this waited for its turn
             self._in_flight = True
             failure = await self._obtain(job.rejected)
             return failure
@@ -316,11 +321,11 @@ class KeptBearer(BearerSource):
 
     def _note(self, error: BrokerError) -> _Failure:
         """Remember a failure and for how long it is not tried again."""
-        kind = ReauthRequiredError if isinstance(error, ReauthRequiredError) else IssuerDownError
+        kind = type(error) if isinstance(error, ReauthRequiredError | StoreDownError) else IssuerDownError
         self._metrics.count(self._metrics.bearer_refreshes, self._name, kind.reason)
         self._strikes += 1
         pause = _LOOK_SECONDS
-        if kind is IssuerDownError:
+        if kind is not ReauthRequiredError:
             pause = max(self._pause() * self._jitter.uniform(0.75, 1.0), error.retry_after or 0.0)
         if self._failure is None or self._failure.kind is not kind:
             _LOG.warning("bearer_refresh_failed", source=self._name, reason=kind.reason, cause=error.note)
