@@ -289,7 +289,8 @@ def client(
 ) -> None:
     """Register an OAuth client and print its id and secret.
 
-    It may then use the client_credentials grant. The client client-emulator with the secret secret-emulator is always there.
+    It may then use the client_credentials grant. The client client-emulator with the secret secret-emulator is there
+    from the start.
     """
     if listing:
         shown = _call("GET", url, "clients")
@@ -348,7 +349,7 @@ def exchanges(*, url: str, form: str, since: int, grant: str | None, family: str
             entry["outcome"],
             entry["client_id"] or "-",
             entry["subject"] or "-",
-            "-" if entry["family"] is None else f"{entry['family']}.{entry['generation']}",
+            ".".join(str(entry[name]) for name in ("family", "generation") if entry[name] is not None) or "-",
             "yes" if entry["reused"] else "",
         )
         for entry in shown["exchanges"]

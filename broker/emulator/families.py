@@ -210,8 +210,10 @@ class Families:
             successor = self._next_token(family, now=now)
         # An opaque issuer is one for thousands of refreshes: it leaves the id token, a second signature, as it was.
         with_id_token = settings.token_format is TokenFormat.JWT
-        family.last_answer = self._issue(family, now=now, refresh_token=successor, id_token=with_id_token)
-        return family.last_answer
+        pair = self._issue(family, now=now, refresh_token=successor, id_token=with_id_token)
+        if successor is not None:
+            family.last_answer = pair
+        return pair
 
     def revoke(self, refresh_token: str, *, exchange: Exchange) -> bool:
         """End the family of a refresh token, spent or not; False when it is not one, or the family has ended."""

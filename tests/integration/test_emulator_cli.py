@@ -15,8 +15,27 @@ import jwt
 import pytest
 from click.testing import CliRunner, Result
 
-from broker.cli.emulator import ACTIONS, OPERATIONS, PROFILE_NAMES, TASK_ANSWERS, banner, command
-from broker.emulator import PROFILES, Action, EmulatorSettings, Operation, TaskAnswer
+from broker.cli.emulator import (
+    ACTIONS,
+    CLIENT_AUTHS,
+    ERROR_STYLES,
+    OPERATIONS,
+    PROFILE_NAMES,
+    TASK_ANSWERS,
+    TOKEN_FORMATS,
+    banner,
+    command,
+)
+from broker.emulator import (
+    PROFILES,
+    Action,
+    ClientAuth,
+    EmulatorSettings,
+    ErrorStyle,
+    Operation,
+    TaskAnswer,
+    TokenFormat,
+)
 
 COMMAND = (sys.executable, "-c", "from broker.cli.emulator import command; command()")
 MODULE = (sys.executable, "-m", "broker.emulator")
@@ -69,6 +88,7 @@ def test_choices_are_the_emulators_own() -> None:
     assert tuple(TaskAnswer) == TASK_ANSWERS
     assert tuple(Action) == ACTIONS
     assert tuple(Operation) == OPERATIONS
+    assert (tuple(TokenFormat), tuple(ErrorStyle), tuple(ClientAuth)) == (TOKEN_FORMATS, ERROR_STYLES, CLIENT_AUTHS)
     defaults = {option.name: option.default for option in command.params}
     settings = EmulatorSettings()
     expected = (settings.host, settings.port, settings.profile, settings.task_answer, settings.freshness_seconds)
@@ -85,7 +105,8 @@ def test_help_loads_no_server_and_no_http_client() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("faults",), ("faults", "set"), ("faults", "list"), ("ledger",), ("identity",), ("token",), ("settings",)],
+    [(), ("faults",), ("faults", "set"), ("faults", "list")]
+    + [(name,) for name in ("client", "exchanges", "identity", "ledger", "settings", "subject-token", "token")],
     ids=str,
 )
 def test_every_command_has_help(url: str, arguments: tuple[str, ...]) -> None:
@@ -163,6 +184,9 @@ def test_faults_are_set_listed_and_cleared(url: str) -> None:
         (("oversize", "--size", "5"), {"action": "oversize", "size": 5}),
         (("route_reject", "--path-prefix", "/a"), {"action": "route_reject", "path_prefix": "/a"}),
         (("status", "--body", "{}"), {"action": "status", "body": "{}", "status": 503}),
+        (("drop_after", "--grant", "refresh_token"), {"action": "drop_after", "grant": "refresh_token"}),
+        (("agent_dead", "--agent-runtime-id", "a"), {"action": "agent_dead", "agent_runtime_id": "a"}),
+        (("bearer_reject", "--fingerprint", "0" * 16), {"action": "bearer_reject", "fingerprint": "0" * 16}),
     ],
     ids=str,
 )
@@ -213,6 +237,86 @@ def test_token_prints_a_bearer_that_is_accepted(url: str) -> None:
     headers = {"authorization": f"Bearer {token}", "chatgpt-account-id": "acc-2"}
     assert httpx.get(f"{url}/backend-api/x", headers=headers, trust_env=False).json()["kind"] == "bearer"
     assert json.loads(ok(url, "token", "--format", "json"))["refresh_token"].startswith("rt_")
+
+
+def test_token_prints_an_auth_json(url: str) -> None:
+    """The file Codex would write, with the login's refresh token in it."""
+    written = json.loads(ok(url, "token", "--auth-json", "--account-id", "acc-3"))
+    assert (written["auth_mode"], written["tokens"]["account_id"]) == ("chatgpt", "acc-3")
+    assert written["tokens"]["refresh_token"].startswith("rt_")
+
+
+def test_client_is_registered_and_listed(url: str, tmp_path: Path) -> None:
+    """A client with a secret from a file gets its tokens; the list has it without the secret."""
+    file = tmp_path / "secret"
+    file.write_text("from-a-file\n")
+    arguments = ("--client-id", "cli", "--client-secret-file", str(file), "--auth", "client_secret_basic")
+    printed = ok(url, "client", *arguments, "--scope", "one", "--scope", "two", "--audience", "a")
+    assert printed.splitlines()[1].split() == ["cli", "from-a-file"]
+    form = {"grant_type": "client_credentials", "scope": "two"}
+    answer = httpx.post(f"{url}/oauth/token", data=form, auth=("cli", "from-a-file"), trust_env=False)
+    assert (answer.status_code, answer.json()["scope"]) == (200, "two")
+    listed = ok(url, "client", "--list")
+    assert listed.splitlines()[-1].split() == ["cli", "client_secret_basic", "one", "two", "a"]
+    assert "from-a-file" not in listed
+    assert json.loads(ok(url, "client", "--format", "json"))["client_id"].startswith("client_")
+
+
+def test_subject_token_is_exchanged_and_the_exchange_shown(url: str) -> None:
+    """The printed token is good at the token endpoint, an untrusted one is not, and both stand in the ledger."""
+    seen = json.loads(ok(url, "exchanges", "--format", "json"))["last_seq"]
+    grant = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    statuses = []
+    for option in ((), ("--untrusted",)):
+        token = ok(url, "subject-token", "--subject", "job-1", *option).strip()
+        form = {"grant_type": grant, "assertion": token, "federation_rule_id": "rule-emulator"}
+        statuses.append(httpx.post(f"{url}/oauth/token", data=form, trust_env=False).status_code)
+    assert statuses == [200, 400]
+    _, first, second, *_, last = ok(url, "exchanges", "--since", str(seen), "--grant", grant).splitlines()
+    assert first.split()[1:] == ["jwt-bearer", "issued", "-", "job-1", "-"]
+    assert second.split()[1:] == ["jwt-bearer", "subject_token_invalid", "-", "-", "-"]
+    assert last.startswith("double uses: ")
+    assert json.loads(ok(url, "subject-token", "--format", "json"))["federation_rule_id"] == "rule-emulator"
+
+
+def test_a_family_is_shown_with_its_generations(url: str) -> None:
+    """A reuse stands out in the table, and in the count below it."""
+    login = json.loads(ok(url, "token", "--format", "json"))
+    form = {"grant_type": "refresh_token", "client_id": "app", "refresh_token": login["refresh_token"]}
+    for _ in range(2):
+        httpx.post(f"{url}/oauth/token", data=form, trust_env=False)
+    _, *rows, _, last = ok(url, "exchanges", "--family", login["family"]).splitlines()
+    family = login["family"]
+    assert [row.split()[1:] for row in rows] == [
+        ["login", "issued", "-", "user-emulator", family],
+        ["refresh_token", "issued", "app", "user-emulator", f"{family}.0"],
+        ["refresh_token", "refresh_token_reused", "app", "user-emulator", f"{family}.0", "yes"],
+    ]
+    assert last == "double uses: 1, families revoked: 1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (("--token-format", "opaque"), "token_format", "opaque"),
+        (("--access-token-seconds", "30"), "access_token_seconds", 30.0),
+        (("--refresh-token-seconds", "30"), "refresh_token_seconds", 30.0),
+        (("--keep-refresh-tokens",), "rotate_refresh_tokens", False),
+        (("--reuse-grace-seconds", "5"), "reuse_grace_seconds", 5.0),
+        (("--no-family-revocation",), "family_revocation", False),
+        (("--revocation-ends-access-tokens",), "revocation_ends_access_tokens", True),
+        (("--refresh-error-style", "invalid_grant"), "refresh_error_style", "invalid_grant"),
+        (("--federation-rule-id", "other"), "federation_rule_id", "other"),
+        (("--subject-audience", "other"), "subject_audience", "other"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_each_switch_of_the_issuer_is_an_option(url: str, arguments: tuple[str, ...], name: str, value: Any) -> None:
+    """The option changes its setting and no other."""
+    before = json.loads(ok(url, "settings"))
+    changed = json.loads(ok(url, "settings", *arguments))
+    httpx.post(f"{url}/_emulator/settings", json=before, trust_env=False)
+    assert changed == {**before, name: value}
 
 
 def test_settings_change_what_is_given(url: str) -> None:

@@ -244,6 +244,31 @@ async def test_route_reject_concerns_assertions_on_one_route(stage: Stage) -> No
     assert (answer.status_code, answer.json()["models"]) == (200, [])
 
 
+@pytest.mark.parametrize("first", ["assertion", "registration"])
+async def test_a_dead_agent_is_refused_everywhere(stage: Stage, first: str) -> None:
+    """From its next good signature on nothing of the agent is accepted; a newly registered one is."""
+    await stage.fault(action="agent_dead", agent_runtime_id=stage.codex.agent_runtime_id, count=None)
+    calls = [stage.call, stage.codex.register_task]
+    codes = [code(await call()) for call in (calls if first == "assertion" else calls[::-1])]
+    assert codes == ["agent_dead", "agent_dead"]
+    assert await stage.fired() == [("agent_dead", 1)]
+    identity = stage.emulator.backend.issue_identity()
+    key = SigningKey(base64.b64decode(identity.private_key)[16:48])
+    other = CodexClient(stage.http, key, identity.agent_runtime_id, now=START)
+    headers = other.headers(await other.new_task())
+    assert (await stage.http.get("/backend-api/x", headers=headers)).status_code == 200
+    agents = (await stage.http.get("/_emulator/agents")).json()["agents"]
+    assert [agent["dead"] for agent in agents] == [True, False]
+
+
+async def test_agent_dead_is_not_spent_on_a_bad_signature(stage: Stage) -> None:
+    """Whoever cannot sign for an agent cannot have it declared dead."""
+    await stage.fault(action="agent_dead")
+    forger = CodexClient(stage.http, SigningKey.generate(), stage.codex.agent_runtime_id, now=START)
+    assert code(await forger.register_task()) == "signature_invalid"
+    assert await stage.fired() == [("agent_dead", 0)]
+
+
 async def test_clock_offset_shifts_date_and_freshness(stage: Stage) -> None:
     """For the matching request alone the backend lives at another time, in its Date header and in its checks."""
     await stage.fault(action="clock_offset", seconds=301)
