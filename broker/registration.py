@@ -42,7 +42,8 @@ ANSWER_MARGIN_SECONDS: Final = 0.1
 _LEASE_MARGIN: Final = 10.0
 _MOST_JOBS: Final = 20_000
 _UNAUTHORIZED: Final = 401
-_REFUSED_AGENT: Final = frozenset({401, 403})
+REFUSED_AGENT: Final = frozenset({401, 403})
+"""The statuses with which a backend says that it does not accept the agent itself."""
 
 _FACTS: Final = {
     FailureKind.DOWN: TaskFact.COOLING_DOWN,
@@ -216,8 +217,13 @@ class Registrar:
         except Exception as error:  # noqa: BLE001 - the job must end with an outcome for whoever waits
             _LOG.error("registration_crashed", identity=view.identity.name, exc_info=error)
             return errors.InternalError()
-        self._snapshots.publish_task(task)
+        self._publish(order, task)
         return task
+
+    def _publish(self, order: _Order, task: Task) -> None:
+        """Have calls answered with a task; one for an agent to come stays out of sight, since it may come to nothing."""
+        if order.ahead is None:
+            self._snapshots.publish_task(task)
 
     async def _bind(self, view: IdentityView, order: _Order) -> Task:
         poll = _FIRST_POLL
@@ -242,7 +248,7 @@ class Registrar:
                         outcome = await self._claim(view, order)
                         order = order._replace(restart=False)
                         if isinstance(outcome, Claimed):
-                            return await self._register(view, outcome.task, flight)
+                            return await self._register(view, order, outcome.task, flight)
             except errors.GenerationChangedError:
                 if changed_before or order.ahead is not None:
                     raise
@@ -251,7 +257,7 @@ class Registrar:
                 continue
             if isinstance(outcome, Standing):
                 return outcome.task
-            self._snapshots.publish_task(outcome.task)
+            self._publish(order, outcome.task)
             if isinstance(outcome, HeldElsewhere) and flight not in self._flights:
                 # Another process registers it: look again until it is done or its lease has run out.
                 await self._clock.sleep(poll)
@@ -291,7 +297,7 @@ class Registrar:
             raise errors.IdentityRevokedError
         return current
 
-    async def _register(self, view: IdentityView, task: Task, flight: _Flight) -> Task:
+    async def _register(self, view: IdentityView, order: _Order, task: Task, flight: _Flight) -> Task:
         upstream = _claimed(task)
         self._flights[flight] = asyncio.Event()
         try:
@@ -306,7 +312,8 @@ class Registrar:
             raise errors.GenerationChangedError(note="the claim was taken over; the upstream task is an orphan")
         self._troubles.settle(view.identity, upstream.key)
         self._metrics.count(self._metrics.registrations, view.backend.name, "task", "registered")
-        self._snapshots.publish_upstream(completed)
+        if order.ahead is None:
+            self._snapshots.publish_upstream(completed)
         _LOG.info(
             "task_registered", identity=view.identity.name, upstream_version=completed.version, kind=task.kind.value
         )
@@ -385,7 +392,7 @@ class Registrar:
                 )
             except OutboundFailure as failure:
                 failure.answer_lost = answer_lost = answer_lost or failure.answer_lost
-                if failure.status not in _REFUSED_AGENT:
+                if failure.status not in REFUSED_AGENT:
                     raise
                 if not clock_corrected and abs(api.clock_offset - offset) > DEAD_BAND:
                     clock_corrected = True
@@ -445,7 +452,7 @@ class Registrar:
             error.retry_after = trouble.until - self._clock.monotonic()
         known = self._snapshots.view(view.identity.id)
         is_present = known is not None and known.identity.generation == upstream.generation
-        if self._refusal_listener is not None and is_present and failure.status in _REFUSED_AGENT:
+        if self._refusal_listener is not None and is_present and failure.status in REFUSED_AGENT:
             self._refusal_listener(view, failure)
         return error
 
