@@ -5,11 +5,17 @@ A line is in the file (and survives the process) when `grant` returns; it is on 
 When it cannot be written nothing is handed out. Grants that are identical but for their moment share a line within one
 second: the first is written before its answer, the others are counted into one more line when the second is over.
 
+Each process has a file of its own, which it holds locked: of several that share a state directory the first takes
+`audit.jsonl`, the next `audit-2.jsonl`, and so on. So no torn line of one spoils a line of another, and the sequence
+numbers of a file have gaps only where lines are missing.
+
 The log names credentials by a keyed hash and threads as the caller did; it never holds a secret or a header.
 """
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -23,6 +29,7 @@ from broker.telemetry import Metrics, logger
 
 SYNC_SECONDS: Final = 0.1
 _MOST_OPEN_GRANTS: Final = 10_000
+_MOST_FILES: Final = 64
 _LOG: Final = logger(__name__)
 
 
@@ -58,7 +65,14 @@ class GrantLine:
 
 
 class AuditLog:
-    """The append-only audit file of one process."""
+    """
+    The append-only audit file of one process.
+
+    Args:
+        path: the file; when other processes hold it, the next free one of its numbered neighbours is taken.
+        clock: gives the time of each line.
+        metrics: counts lines.
+    """
 
     def __init__(self, path: Path, clock: Clock, metrics: Metrics) -> None:
         self._path = path
@@ -73,14 +87,32 @@ class AuditLog:
         self._sync_failed = False
 
     async def open(self) -> None:
-        """Open the file for appending, 0600, and start the syncing."""
-        await asyncio.to_thread(self._open_file)
+        """
+        Open a file for appending, 0600, and start the syncing.
+
+        Raises:
+            OSError: none can be opened.
+        """
+        self._file, path = await asyncio.to_thread(self._open_free_file)
+        if path != self._path:
+            _LOG.warning("audit_file_taken", file=str(self._path), used_instead=str(path))
         self._syncing = asyncio.create_task(self._sync_forever(), name="audit-sync")
 
-    def _open_file(self) -> None:
-        self._file = os.open(
-            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=0o600
-        )
+    def _open_free_file(self) -> tuple[int, Path]:
+        for number in range(1, _MOST_FILES + 1):
+            path = self._path if number == 1 else self._path.with_stem(f"{self._path.stem}-{number}")
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=0o600)
+            try:
+                # Held until the process ends, however it ends.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+            except OSError:
+                os.close(file)
+                raise
+            else:
+                return file, path
+        raise OSError(errno.EBUSY, f"{_MOST_FILES} processes hold audit files beside it")
 
     async def close(self) -> None:
         """Write and sync what is left, then close."""
@@ -174,10 +206,7 @@ class AuditLog:
             self._sync_failed = False
         written = os.write(self._file, line)
         if written != len(line):
-            # Take the torn piece back, unless another process that shares the log has written behind it.
-            end = os.lseek(self._file, 0, os.SEEK_CUR)
-            if os.fstat(self._file).st_size == end:
-                os.ftruncate(self._file, end - written)
+            os.ftruncate(self._file, os.lseek(self._file, 0, os.SEEK_CUR) - written)  # take the torn piece back
         return written == len(line)
 
     async def _sync_forever(self) -> None:

@@ -11,9 +11,10 @@ import difflib
 import ipaddress
 import os
 import tomllib
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,6 +37,10 @@ NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^[ -~]*$")]
+"""Something that is sent to others: printable ASCII."""
+ScopeToken = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,256}$")]
+"""One scope, as RFC 6749 section 3.3 spells it."""
 
 
 class _Section(BaseModel):
@@ -101,6 +106,9 @@ class BrokerSection(_Section):
     """How long answers go on without contact to the store; 0 refuses once it was away for 5 s."""
     grant_bootstrap: bool = False
     """Whether callers may have the `bootstrap` scopes, with which the broker itself registers."""
+    rejection_window_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 600.0
+    """How long a step that was taken because a backend rejected a credential (a fresh task, a refresh, another agent) is
+    not taken again, and a route that alone rejects assertions is believed to."""
     reflection: bool = False
     """Whether gRPC server reflection is answered."""
     drain_seconds: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 2.0
@@ -159,7 +167,8 @@ class AuditSection(_Section):
     """The record of every grant."""
 
     file: Path | None = None
-    """Where its lines are appended; unset, `audit.jsonl` in the state directory."""
+    """Where its lines are appended; unset, `audit.jsonl` in the state directory. While another broker holds that file
+    the next free neighbour is taken: `audit-2.jsonl`, ..."""
 
 
 class LimitsSection(_Section):
@@ -229,15 +238,290 @@ class BackendSection(_Section):
     """Up to which difference the backend's clock is followed when signing; beyond it calls fail with CLOCK_SKEW."""
 
 
-class BearerSourceSection(_Section):
-    """One named source of bearers; the module `broker.bearer.<type>` reads it."""
+class _SourceSection(_Section):
+    """What every kind of bearer source has."""
 
-    type: Literal["static", "file"]
-    """`static` reads the file once, `file` again whenever it changes."""
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """Where its bearers come from, on one line."""
+
+    def problems(self, *, dev: bool) -> Iterator[str]:  # noqa: ARG002 - of kinds that have something to look at
+        """Find what does not fit together, each with the key that it is about."""
+        return iter(())
+
+
+class StaticSourceSection(_SourceSection):
+    """A token that never changes: an API key. Its file is read once, at the start."""
+
+    type: Literal["static"]
+    """Says that it is of this kind."""
     path: Path
     """The file that holds the token: one line, and not writable by everybody."""
     lifetime_seconds: Seconds | None = None
     """How long a token may be used from when it was read, where the token itself does not say."""
+
+    @property
+    def summary(self) -> str:
+        """Where its bearers come from, on one line."""
+        return str(self.path)
+
+
+class FileSourceSection(_SourceSection):
+    """A token in a file that something else renews; the file is looked into every second."""
+
+    type: Literal["file"]
+    """Says that it is of this kind."""
+    path: Path
+    """The file that holds the token: one line, and not writable by everybody."""
+    lifetime_seconds: Seconds | None = None
+    """How long a token may be used from when it was read, where the token itself does not say."""
+
+    @property
+    def summary(self) -> str:
+        """Where its bearers come from, on one line."""
+        return str(self.path)
+
+
+class JwtIdentitySourceSection(_SourceSection):
+    """No bearer at all: for identities whose only login is their Agent Identity JWT. Such a source has no settings."""
+
+    type: Literal["jwt_identity"]
+    """Says that it is of this kind."""
+
+    @property
+    def summary(self) -> str:
+        """Where its bearers come from, on one line."""
+        return "none"
+
+
+class _RefreshedSection(_SourceSection):
+    """A source whose bearers are refreshed ahead of their end."""
+
+    advisory_seconds: Seconds | None = None
+    """How long before its end a bearer is refreshed while it is still handed out; at most half of its life. Unset, a
+    quarter of its life, at most 15 minutes."""
+    mandatory_seconds: Seconds | None = None
+    """How long before its end callers wait for the new one; at most half of its life. Unset, a twentieth of its life,
+    at least 10 s and at most a minute."""
+
+    def problems(self, *, dev: bool) -> Iterator[str]:
+        """Find what does not fit together, each with the key that it is about."""
+        yield from super().problems(dev=dev)
+        advisory, mandatory = self.advisory_seconds, self.mandatory_seconds
+        if advisory is not None and mandatory is not None and advisory < mandatory:
+            yield "advisory_seconds: must not be shorter than mandatory_seconds"
+
+
+class _IssuerSection(_RefreshedSection):
+    """A source that exchanges something for tokens at an issuer's token endpoint."""
+
+    refreshes_per_second: Annotated[float, Field(ge=0.01, le=10_000, allow_inf_nan=False)] = 20.0
+    """How many exchanges this process begins within a second at the issuer; where several sources have the same
+    issuer (the origin of `token_url`), the least of theirs counts for all of them. Whoever waits for a token goes
+    first."""
+    timeout_seconds: Annotated[float, Field(ge=0.1, le=120, allow_inf_nan=False)] = 10.0
+    """How long one exchange may take."""
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """The URL of the token endpoint."""
+
+    @property
+    def summary(self) -> str:
+        """Where its bearers come from, on one line."""
+        return self.endpoint
+
+    def problems(self, *, dev: bool) -> Iterator[str]:
+        """Find what does not fit together, each with the key that it is about."""
+        yield from super().problems(dev=dev)
+        try:
+            parse_origin(self.endpoint, allow_loopback_http=dev)
+        except OriginError as error:
+            yield f"token_url: {error}"
+        else:
+            if "?" in self.endpoint:
+                yield "token_url: must not have a query"
+
+
+class OauthSourceSection(_IssuerSection):
+    """
+    The issuer of logins that are refreshed with a refresh token (RFC 6749 section 6).
+
+    The tokens are each identity's own: they come in with `identity create`, `identity import` or `identity
+    reauthenticate`.
+    """
+
+    type: Literal["oauth"]
+    """Says that it is of this kind."""
+    token_url: str = "https://auth.openai.com/oauth/token"  # noqa: S105 - an address
+    """The issuer's token endpoint."""
+    client_id: Text = "app_EMoamEEZ73f0CkXaXp7hrann"
+    """As which client the broker refreshes: the one that the logins were made with."""
+    client_secret_file: Path | None = None
+    """The file that holds the client's secret, for clients that have one; read again for each exchange."""
+    lease_seconds: Annotated[float, Field(ge=1, le=600, allow_inf_nan=False)] = 45.0
+    """How long a refresh is claimed for one process; after that another finds out what came of it. Longer than
+    `timeout_seconds`."""
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the token endpoint."""
+        return self.token_url
+
+    def problems(self, *, dev: bool) -> Iterator[str]:
+        """Find what does not fit together, each with the key that it is about."""
+        yield from super().problems(dev=dev)
+        if self.lease_seconds <= self.timeout_seconds:
+            yield "lease_seconds: must be longer than timeout_seconds"
+
+
+class ClientCredentialsSourceSection(_IssuerSection):
+    """Tokens that the broker asks for in a name of its own (RFC 6749 section 4.4)."""
+
+    type: Literal["client_credentials"]
+    """Says that it is of this kind."""
+    token_url: str
+    """The issuer's token endpoint."""
+    client_id: Text
+    """The name that the broker is registered under."""
+    client_secret_file: Path
+    """The file that holds its secret: one line, and not writable by everybody; read again for each exchange."""
+    auth: Literal["basic", "post"] = "basic"
+    """How the secret is shown: `basic` in the Authorization header, `post` in the form."""
+    scopes: tuple[ScopeToken, ...] = ()
+    """What the token shall be good for; none leaves it to the issuer."""
+    audience: Text | None = None
+    """Whom the token shall be for, where the issuer wants to be told (`audience`)."""
+    resource: Text | None = None
+    """The same as the URI of RFC 8707 (`resource`)."""
+    lifetime_seconds: Seconds | None = None
+    """How long a token may be used, where neither the answer nor the token itself says."""
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the token endpoint."""
+        return self.token_url
+
+
+class WorkloadIdentitySourceSection(_IssuerSection):
+    """Tokens for which a projected token of the platform is exchanged: Kubernetes, a CI system, a cloud."""
+
+    type: Literal["workload_identity"]
+    """Says that it is of this kind."""
+    grant: Literal["jwt_bearer", "token_exchange"] = "jwt_bearer"
+    """How: `jwt_bearer` as OpenAI's workload identity has it, `token_exchange` by RFC 8693."""
+    token_url: str | None = None
+    """The issuer's token endpoint; unset, that of OpenAI, for `jwt_bearer` only."""
+    identity_token_file: Path
+    """The file, absolute, that the platform's token is read from for each exchange."""
+    federation_rule_id: Text | None = None
+    """`jwt_bearer`, required: the rule by which the issuer trusts the platform."""
+    context_file: Path | None = None
+    """`jwt_bearer`: the file that holds the workload identity context, where one is used."""
+    account_id: Text | None = None
+    """`jwt_bearer`: the only account that tokens may be of; unset, the account of the first one."""
+    subject_token_type: Text = "urn:ietf:params:oauth:token-type:jwt"  # noqa: S105 - the name of a kind
+    """`token_exchange`: what the platform's token is."""
+    scopes: tuple[ScopeToken, ...] = ()
+    """`token_exchange`: what the token shall be good for; none leaves it to the issuer."""
+    audience: Text | None = None
+    """`token_exchange`: whom the token shall be for (`audience`)."""
+    resource: Text | None = None
+    """`token_exchange`: the same as a URI (`resource`)."""
+    client_id: Text | None = None
+    """`token_exchange`: as which client, where the issuer wants one."""
+    client_secret_file: Path | None = None
+    """`token_exchange`: the file that holds the client's secret, where it has one; needs `client_id`."""
+    auth: Literal["basic", "post"] = "basic"
+    """`token_exchange`: how the secret is shown: `basic` in the Authorization header, `post` in the form."""
+    lifetime_seconds: Seconds | None = None
+    """`token_exchange`: how long a token may be used, where neither the answer nor the token itself says."""
+    timeout_seconds: Annotated[float, Field(ge=0.1, le=120, allow_inf_nan=False)] = 30.0
+    """How long one exchange may take."""
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the token endpoint."""
+        return self.token_url or _OPENAI_TOKEN_URL
+
+    def problems(self, *, dev: bool) -> Iterator[str]:
+        """Find what does not fit together, each with the key that it is about."""
+        yield from super().problems(dev=dev)
+        if not self.identity_token_file.is_absolute():
+            yield "identity_token_file: must be an absolute path"
+        if self.grant == "jwt_bearer" and self.federation_rule_id is None:
+            yield "federation_rule_id: is required for grant jwt_bearer"
+        if self.grant == "token_exchange" and self.token_url is None:
+            yield "token_url: is required for grant token_exchange"
+        if self.client_secret_file is not None and self.client_id is None:
+            yield "client_id: is required with client_secret_file"
+        of_the_other = _TOKEN_EXCHANGE_KEYS if self.grant == "jwt_bearer" else _JWT_BEARER_KEYS
+        for key in sorted(self.model_fields_set & of_the_other):
+            yield f"{key}: has no meaning for grant {self.grant}"
+
+
+class CommandSourceSection(_RefreshedSection):
+    """Tokens that a program prints: a cloud's command line, a password manager."""
+
+    type: Literal["command"]
+    """Says that it is of this kind."""
+    command: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """The program, by its absolute path, and its arguments; no shell is between. The first line it prints is the
+    token. No secret may stand here: everybody on the machine sees the arguments."""
+    pass_environment: tuple[Text, ...] = ()
+    """The environment variables of the broker that the program gets, beside `PATH`, `HOME` and `LANG`."""
+    timeout_seconds: Annotated[float, Field(ge=0.1, le=120, allow_inf_nan=False)] = 10.0
+    """How long it may run; then it is killed, with all that it began."""
+    lifetime_seconds: Seconds | None = None
+    """How long a token may be used from when the program was begun, where the token itself does not say."""
+
+    @property
+    def summary(self) -> str:
+        """Where its bearers come from, on one line."""
+        return self.command[0]
+
+    def problems(self, *, dev: bool) -> Iterator[str]:
+        """Find what does not fit together, each with the key that it is about."""
+        yield from super().problems(dev=dev)
+        if not Path(self.command[0]).is_absolute():
+            yield "command: the program must be named by its absolute path"
+
+
+_JWT_BEARER_KEYS: Final = frozenset({"federation_rule_id", "context_file", "account_id"})
+_TOKEN_EXCHANGE_KEYS: Final = frozenset(
+    {
+        "subject_token_type",
+        "scopes",
+        "audience",
+        "resource",
+        "client_id",
+        "client_secret_file",
+        "auth",
+        "lifetime_seconds",
+    }
+)
+_OPENAI_TOKEN_URL: Final = "https://auth.openai.com/oauth/token"  # noqa: S105 - an address
+
+BearerSourceSection = Annotated[
+    StaticSourceSection
+    | FileSourceSection
+    | OauthSourceSection
+    | ClientCredentialsSourceSection
+    | WorkloadIdentitySourceSection
+    | CommandSourceSection
+    | JwtIdentitySourceSection,
+    Field(discriminator="type"),
+]
+"""One named source of bearers, by its `type`."""
+
+_SOURCE_SECTIONS: Final[dict[str, type[_SourceSection]]] = {
+    get_args(section.model_fields["type"].annotation)[0]: section
+    for section in get_args(get_args(BearerSourceSection)[0])
+}
+_KIND: Final = 2
+"""Where in the location of a problem the kind of a source stands."""
 
 
 class Config(_Section):
@@ -257,7 +541,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
-        problems = [*self._backend_problems(), *self._listen_problems()]
+        problems = [*self._backend_problems(), *self._listen_problems(), *self._source_problems()]
         try:
             self.scope_catalogue()
         except ScopeCatalogueError as error:
@@ -296,6 +580,13 @@ class Config(_Section):
                 except OriginError as error:
                     problems.append(f"backends.{name}.allowed_origins[{index}]: {error}")
         return problems
+
+    def _source_problems(self) -> list[str]:
+        return [
+            f"bearer_sources.{name}.{problem}"
+            for name, source in self.bearer_sources.items()
+            for problem in source.problems(dev=self.dev)
+        ]
 
     def _listen_problems(self) -> list[str]:
         addresses = [
@@ -435,13 +726,15 @@ def _naming_its_variable(problem: str, variables: Mapping[str, str]) -> str:
 def _explain(error: ValidationError) -> list[str]:
     problems: list[str] = []
     for detail in error.errors(include_url=False):
-        place = ".".join(str(part) for part in detail["loc"])
+        place = ".".join(str(part) for part in _location(detail["loc"]))
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, _ProblemsError):
             problems += cause.problems
         elif detail["type"] == "extra_forbidden":
             suggestion = _suggestion(detail["loc"], is_table=isinstance(detail["input"], dict))
             problems.append(f"{place}: there is no such setting{suggestion}")
+        elif detail["type"].startswith("union_tag_"):
+            problems.append(f"{place}.type: must be one of {', '.join(_SOURCE_SECTIONS)}")
         else:
             problems.append(f"{place}: {detail['msg'].removeprefix('Value error, ')}")
     return problems
@@ -453,13 +746,20 @@ def _problems_of_the_rest(values: dict[str, Any], error: ValidationError, *, dev
     for detail in error.errors(include_url=False):
         if not detail["loc"]:
             return []  # it was looked at
-        _leave_out(rest, detail["loc"])
+        _leave_out(rest, _location(detail["loc"]))
     try:
         Config(**rest, dev=dev)
     except ValidationError as second:
         causes = [detail.get("ctx", {}).get("error") for detail in second.errors(include_url=False)]
         return [problem for cause in causes if isinstance(cause, _ProblemsError) for problem in cause.problems]
     return []
+
+
+def _location(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return where a problem is in the file: pydantic names the kind of a bearer source behind the source's name."""
+    if location[:1] == ("bearer_sources",) and len(location) > _KIND and location[_KIND] in _SOURCE_SECTIONS:
+        return (*location[:_KIND], *location[_KIND + 1 :])
+    return location
 
 
 def _leave_out(values: dict[str, Any], location: tuple[int | str, ...]) -> None:
@@ -471,7 +771,7 @@ def _leave_out(values: dict[str, Any], location: tuple[int | str, ...]) -> None:
             break
         way.append((table, part))
         table = table[part]
-    if way:
+    if len(way) >= len(location) - 1:  # else that table was left out for another problem
         holder, key = way[-1]
         del holder[key]
 
@@ -479,6 +779,8 @@ def _leave_out(values: dict[str, Any], location: tuple[int | str, ...]) -> None:
 def _suggestion(location: tuple[int | str, ...], *, is_table: bool) -> str:
     """Offer the setting that was probably meant."""
     model: Any = Config
+    if location != _location(location):
+        model, location = _SOURCE_SECTIONS[str(location[_KIND])], location[_KIND:]
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(str(part))
         annotation = field.annotation if field else model

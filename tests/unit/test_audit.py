@@ -1,7 +1,6 @@
 """The audit log on real files: written before the answer, counted, never torn, never lost silently."""
 
 import errno
-import json
 import os
 import resource
 import stat
@@ -181,29 +180,37 @@ async def test_a_full_disk_gives_nothing_out_and_heals(tmp_path: Path, clock: Se
     await log.close()
 
 
-async def test_a_torn_line_does_not_take_anothers_with_it(
-    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+async def test_each_of_several_processes_has_a_file_of_its_own(
+    tmp_path: Path, clock: SetClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two processes may share a log: what one takes back of its own never cuts what the other wrote behind it."""
+    """A file is held until its process lets go; who comes later writes beside it, and says where."""
     path = tmp_path / "audit.jsonl"
-    log, other = await opened(path, clock), await opened(path, clock)
+    first, second = await opened(path, clock), await opened(path, clock)
+    first.grant(grant(), "first")
+    second.grant(grant(), "second")
+    assert [line["request_id"] for line in lines(path)] == ["first"]
+    assert [line["request_id"] for line in lines(tmp_path / "audit-2.jsonl")] == ["second"]
+    assert "audit-2.jsonl" in capsys.readouterr().out
+    await first.close()
+    third = await opened(path, clock)
+    third.grant(grant(), "third")
+    assert [(line["sequence"], line["request_id"]) for line in lines(path)] == [(1, "first"), (1, "third")]
+    await second.close()
+    await third.close()
+
+
+async def test_a_torn_line_is_taken_back(tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes only a part of a line gives nothing out, and the next line stands where the torn one began."""
+    path = tmp_path / "audit.jsonl"
+    log = await opened(path, clock)
     real = os.write
-
-    def torn(descriptor: int, data: bytes) -> int:
-        if descriptor != log._file:
-            return real(descriptor, data)
-        written = real(descriptor, data[:10])
-        other.grant(grant("thread"), "theirs")
-        return written
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "write", torn)
+        patched.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:10]))
         with pytest.raises(AuditDownError):
-            log.grant(grant(), "ours")
-    theirs = path.read_text()[10:]
-    assert json.loads(theirs)["request_id"] == "theirs"
+            log.grant(grant(), "torn")
+    log.grant(grant(), "whole")
+    assert [line["request_id"] for line in lines(path)] == ["whole"]
     await log.close()
-    await other.close()
 
 
 async def test_closing_on_a_full_disk_ends_in_order(
