@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from broker import assertion, errors
+from broker import assertion, errors, ladder
 from broker.audit import AuditLog, Grant, GrantLine
 from broker.backend_api import BackendApi
 from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer
@@ -409,6 +409,16 @@ class Authorizer:
             raise errors.NotAllowedError
         return rule
 
+    def task_thread(self, request: AuthorizationRequest) -> ThreadId | None:
+        """
+        Return the thread whose task a call is signed for; None for the background task.
+
+        Raises:
+            ScopeUnknownError: there is no such scope.
+            ThreadIdRequiredError: the scope needs a thread and none is named.
+        """
+        return _task_thread(self.rule(ScopeName(request.scope)), request)
+
     def rules(self) -> list[ScopeRule]:
         """Return every scope that callers may use, by name."""
         return [rule for rule in self._scopes.values() if self._settings.grant_bootstrap or not rule.is_bootstrap]
@@ -485,7 +495,7 @@ class Authorizer:
             mode=identity.mode,
             target_allowed=not request.target_url or backend.allows_target(request.target_url),
             assertions_enabled=backend.assertions_enabled and identity.assertions_enabled,
-            route_takes_assertions=backend.profile.takes_assertions(rule.name),
+            route_takes_assertions=backend.profile.takes_assertions(rule.name) and not _is_marked(view, rule, now),
             task=fact,
             bearer=self._bearer_fact(view, now, found),
             task_trouble=outcome,
@@ -679,7 +689,7 @@ class Authorizer:
         digest = hashlib.blake2b(version.encode(), digest_size=12).digest()
         payload = bytes.fromhex(identity.id) + struct.pack(">QB", identity.generation, _KIND_NUMBERS[kind]) + digest
         tag = hmac.digest(self._revision_key, payload + caller.principal.encode(), hashlib.sha256)[:16]
-        return base64.urlsafe_b64encode(payload + tag).rstrip(b"=").decode("ascii")
+        return _revision_text(payload + tag)
 
     def read_revision(self, caller: Caller, text: str) -> Revision:
         """
@@ -692,6 +702,8 @@ class Authorizer:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raw = b""
+        if _revision_text(raw) != text:
+            raise errors.RevisionUnknownError  # another spelling of the same bytes is none of ours
         payload, tag = raw[:_REVISION_BYTES], raw[_REVISION_BYTES:]
         expected = hmac.digest(self._revision_key, payload + caller.principal.encode(), hashlib.sha256)[:16]
         if len(payload) != _REVISION_BYTES or not hmac.compare_digest(tag, expected):
@@ -754,6 +766,10 @@ _KINDS: Final = {number: kind for kind, number in _KIND_NUMBERS.items()}
 _REVISION_BYTES: Final = 16 + struct.calcsize(">QB") + 12
 
 
+def _revision_text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
 def _task_thread(rule: ScopeRule, request: AuthorizationRequest) -> ThreadId | None:
     """Return the thread whose task the scope is signed for; a thread id that the scope does not need is ignored."""
     if rule.task is not TaskNeed.THREAD:
@@ -766,6 +782,13 @@ def _task_thread(rule: ScopeRule, request: AuthorizationRequest) -> ThreadId | N
 def _upstream_version(upstream: UpstreamTask) -> str:
     """Name one registration of an upstream task."""
     return f"{upstream.key}\x00{upstream.version}"
+
+
+def _is_marked(view: IdentityView, rule: ScopeRule, now: float) -> bool:
+    """Say whether the scope's route alone rejected a fresh assertion within the window."""
+    if view.ladder is None:
+        return False
+    return rule.name in ladder.rejected_routes(view.ladder.document, generation=view.identity.generation, now=now)
 
 
 def _task_fact(task: TaskView | None, now: float) -> TaskFact:

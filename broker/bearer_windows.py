@@ -28,7 +28,9 @@ class BearerWindows:
         if view.bearers is None or view.bearers.is_empty:
             return BearerFact.NONE
         bearer = view.bearers.current()
-        return BearerFact.LIVE if bearer is not None and bearer.is_live(now) else BearerFact.OBTAINABLE
+        if bearer is None or not bearer.is_live(now):
+            return BearerFact.OBTAINABLE
+        return BearerFact.REAUTH_REQUIRED if self._snapshots.is_rejected(view, bearer) else BearerFact.LIVE
 
     def is_stale(self, source: BearerSource, now: float) -> bool:
         """Say whether a refresh that was due has failed, or was waited for in vain."""

@@ -270,12 +270,22 @@ def _without(ladder: Ladder, bearer: str) -> Ladder:
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def rejected_routes(ladder: Ladder, *, generation: int, now: float) -> tuple[ScopeName, ...]:
-    """Return the scopes whose routes are believed to take no assertions of the agent of a generation."""
+def rejected_routes(document: str, *, generation: int, now: float) -> tuple[ScopeName, ...]:
+    """
+    Return the scopes whose routes are believed to take no assertions of the agent of a generation.
+
+    A document that cannot be read says nothing, here and below: only whoever would write it must understand it.
+    """
+    ladder = _readable(document)
     mark = ladder.mark
     if mark is None or mark.until <= now or ladder.generation != generation:
         return ()
     return (mark.route,)
+
+
+def rejected_bearers(document: str) -> tuple[str, ...]:
+    """Return the tokens that are over, by their keyed digests."""
+    return _readable(document).rejected_bearers
 
 
 def digest(upstream_key: UpstreamKey) -> str:
@@ -307,6 +317,13 @@ def read(document: str) -> Ladder:
         return _DOCUMENT.validate_json(document, strict=True)
     except ValidationError:
         raise LadderUnreadableError("the document is not a ladder that this version of the broker can read") from None
+
+
+def _readable(document: str) -> Ladder:
+    try:
+        return read(document)
+    except LadderUnreadableError:
+        return Ladder()
 
 
 _DOCUMENT: Final = TypeAdapter(Ladder)

@@ -455,7 +455,7 @@ class GuardedHttp:
             kind,
             problem,
             code=_error_code(body),
-            preview=_preview(body.decode("utf-8", "replace"), cut=cut),
+            preview=preview(body.decode("utf-8", "replace"), cut=cut),
             retry_after=retry_after,
         )
 
@@ -563,7 +563,7 @@ class _Trial:
         """Say what an exception of httpx means; its text is used only where it cannot quote the request."""
         match error:
             case httpx.ConnectError() | httpx.ConnectTimeout():
-                return self.failure(FailureKind.DOWN, "no connection", preview=_preview(str(error)))
+                return self.failure(FailureKind.DOWN, "no connection", preview=preview(str(error)))
             # Both texts mean that the connection ended before the answer did, which is the network's doing.
             case httpx.RemoteProtocolError() if not str(error).startswith(_CUT_OFF):
                 return self.failure(FailureKind.PROTOCOL, "the answer is not HTTP")
@@ -657,10 +657,10 @@ def _error_code(body: bytes) -> str | None:
     if not isinstance(code, str) or _ERROR_CODE.fullmatch(code) is None:
         return None
     # Redacted like the rest, for 64 characters are enough for a token; `refresh_token_invalidated` is only long.
-    return code if _WORDS.fullmatch(code) or _preview(code) == code else None
+    return code if _WORDS.fullmatch(code) or preview(code) == code else None
 
 
-def _preview(text: str, *, cut: bool = False) -> str:
+def preview(text: str, *, cut: bool = False) -> str:
     """Return the redacted beginning of a text, at most 512 bytes of it, on one line."""
     if cut:
         # The last word may be the beginning of a token, too short to be told as one.

@@ -264,6 +264,9 @@ class Metrics:
             "credential_broker_backend_requests", "HTTP requests sent", "backend", "operation", "outcome"
         )
         self.store_calls = self._counter("credential_broker_store_calls", "Calls of the store", "method", "outcome")
+        self.rejections = self._counter(
+            "credential_broker_rejections", "Credentials reported as rejected, and steps taken on them", "kind", "step"
+        )
         self.audit_lines = self._counter("credential_broker_audit_lines", "Lines written to the audit log", "outcome")
         self.orphans = self._counter(
             "credential_broker_orphaned_upstream_tasks", "Upstream tasks whose answer was lost", "backend"
