@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker.emulator.backend import Answer, Backend, Call, note_credential, refuse
+from broker.emulator.backend import Backend
+from broker.emulator.calls import Answer, Call, note_credential, refuse
 from broker.emulator.controls import controls
 from broker.emulator.faults import Action, FaultRule, Phase
 from broker.emulator.refusal import Refusal

@@ -7,7 +7,6 @@ filled with what was learned.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,20 +15,21 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
-from broker.emulator.accounts import Account, Bearer, Bearers, fingerprint
+from broker.emulator.accounts import Account, Bearer, Bearers
+from broker.emulator.calls import BISCUIT_HEADER, Answer, Call, as_json, refuse
 from broker.emulator.exchanges import ExchangeLedger
 from broker.emulator.families import TokenPair
 from broker.emulator.faults import Action, FaultRule, Phase, Seen, Switchboard
 from broker.emulator.issuer import Issuer, Pkcs8Form, encode_private_key, seal_task_id
-from broker.emulator.ledger import Entry, Ledger
+from broker.emulator.ledger import Ledger
 from broker.emulator.oauth import AuthorizationServer, Body
 from broker.emulator.profiles import AgentAuth, Profile
 from broker.emulator.refusal import Refusal
 from broker.emulator.registry import Agent, Registry, Task
-from broker.emulator.routing import RESPONSES_SUFFIX, Operation, Route
+from broker.emulator.resource import resource_answer
+from broker.emulator.routing import Operation
 from broker.emulator.settings import EmulatorSettings
 from broker.emulator.subjects import DEFAULT_SUBJECT
-from broker.emulator.token_request import peek
 from broker.emulator.verify import (
     ASSERTION_SCHEME,
     check_freshness,
@@ -44,7 +44,6 @@ IDENTITY_LIFETIME = timedelta(days=30)
 SUBJECT_TOKEN_LIFETIME = timedelta(minutes=10)
 _ACCOUNT_HEADER = "chatgpt-account-id"
 _FEDRAMP_HEADER = "x-openai-fedramp"
-_BISCUIT_HEADER = "x-openai-authorization"
 # 16 random bytes are 22 characters of base64url without padding.
 _BISCUIT_REQUEST_ID = re.compile(r"codex-agent-identity-[A-Za-z0-9_-]{22}")
 _METHODS = {
@@ -55,63 +54,6 @@ _METHODS = {
     Operation.OAUTH: "POST",
     Operation.OAUTH_REVOKE: "POST",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request, read completely.
-
-    Attributes:
-        method: The HTTP method.
-        path: The raw path.
-        url: Scheme, host and raw path as the client addressed them, without the query.
-        route: What the path means.
-        headers: All header fields, names in lower case, repeats kept.
-        body: The whole body.
-        now: The backend's time for this call.
-        entry: Its line in the ledger, to be filled.
-        grant: The `grant_type` it asks for, when it is a token request that can be read.
-    """
-
-    method: str
-    path: str
-    url: str
-    route: Route
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
-    now: datetime
-    entry: Entry
-    grant: str | None = None
-
-    def header(self, name: str) -> str | None:
-        """Return a header's only value, or None.
-
-        Raises:
-            Refusal: `header_repeated` (400) when it was sent more than once.
-        """
-        values = [value for key, value in self.headers if key == name]
-        if len(values) > 1:
-            raise Refusal(400, "header_repeated", f"{name} was sent more than once")
-        return values[0] if values else None
-
-    def forbid(self, name: str) -> None:
-        """Refuse the call if it carries a header that this operation does not have.
-
-        Raises:
-            Refusal: `header_unexpected` (400).
-        """
-        if self.header(name) is not None:
-            raise Refusal(400, "header_unexpected", f"{name} is not part of this call")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What is sent back; `body` may hold a secret the caller asked for, so it is not shown."""
-
-    status: int = 200
-    body: bytes = field(default=b"", repr=False)
-    content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,7 +271,7 @@ class Backend:
         if profile.agent_auth is AgentAuth.NOT_OFFERED:
             raise Refusal(404, "agent_register_not_offered", "this profile registers no agents")
         if profile.agent_auth is AgentAuth.BEARER:
-            call.forbid(_BISCUIT_HEADER)
+            call.forbid(BISCUIT_HEADER)
             account = self._check_bearer(call).account
             _check_fedramp(call, account)
         else:
@@ -339,6 +281,8 @@ class Backend:
             capabilities=profile.capabilities,
             ttl=profile.agent_ttl,
         )
+        if profile.agent_auth is AgentAuth.BEARER:
+            self._judge_bearer(call)
         agent = self.registry.register_agent(public_key, account, now=call.now, origin="registered")
         call.entry.agent_runtime_id = agent.agent_runtime_id
         return as_json({"agent_runtime_id": agent.agent_runtime_id})
@@ -355,7 +299,7 @@ class Backend:
                 raise Refusal(401, "account_mismatch", "the biscuit belongs to another account than the agent")
         else:
             call.forbid("authorization")
-            call.forbid(_BISCUIT_HEADER)
+            call.forbid(BISCUIT_HEADER)
         registration = parse_task_registration(
             parse_json_object(call.header("content-type"), call.body),
             allow_external_task_ref=profile.external_task_ref,
@@ -374,7 +318,7 @@ class Backend:
         if not self.profile.biscuits:
             raise Refusal(404, "biscuit_not_offered", "this profile has no biscuits")
         account = self._check_bearer(call).account
-        call.forbid(_BISCUIT_HEADER)
+        call.forbid(BISCUIT_HEADER)
         if not _BISCUIT_REQUEST_ID.fullmatch(call.header("x-request-id") or ""):
             raise Refusal(400, "request_id_invalid", "X-Request-Id must be codex-agent-identity-{16 random bytes}")
         if call.header("x-original-method") != "POST":
@@ -382,8 +326,9 @@ class Backend:
         url = call.header("x-original-url")
         if not url:
             raise Refusal(400, "original_url_invalid", "X-Original-Url must name the call to be made")
+        self._judge_bearer(call)
         biscuit = self.registry.issue_biscuit(account, method="POST", url=url, now=call.now)
-        return as_json({}, headers=((_BISCUIT_HEADER, biscuit),))
+        return as_json({}, headers=((BISCUIT_HEADER, biscuit),))
 
     def _publish_keys(self, call: Call) -> Answer:
         call.entry.verdict = "not_required"
@@ -410,24 +355,11 @@ class Backend:
             account = bearer.account
             _check_account(call, account, required=bearer.account_header)
             _check_fedramp(call, account)
+            self._judge_bearer(call)
             seen = {"kind": "bearer", "account_id": account.account_id, "fedramp": account.fedramp}
         else:
             raise Refusal(401, "scheme_unknown", "the scheme must be AgentAssertion or Bearer, in this spelling")
-        if call.path.endswith(RESPONSES_SUFFIX):
-            if (call.header("upgrade") or "").lower() == "websocket":
-                call.entry.verdict = "verified"
-                refusal = Refusal(426, "websocket_refused", "use POST with server-sent events")
-                return refuse(refusal, headers=(("upgrade", "HTTP/1.1"),))
-            if call.method == "POST":
-                return Answer(body=_event_stream(), content_type="text/event-stream")
-        if call.path.endswith("/wham/config/bundle"):
-            # Codex CLI reads this one and stops unless it can; an empty object means "nothing special".
-            return as_json({})
-        saw = {"verdict": "verified", "method": call.method, "path": call.path, **seen}
-        if call.path.endswith("/codex/models"):
-            # An empty list keeps Codex CLI from reporting an answer it cannot read.
-            saw["models"] = []
-        return as_json(saw)
+        return resource_answer(call, seen)
 
     def _check_base(self, call: Call, profile: Profile) -> None:
         if call.route.base not in profile.bases:
@@ -476,14 +408,17 @@ class Backend:
             raise Refusal(401, "bearer_required", "this call takes a Bearer token")
         bearer = self.bearers.verify(token, call.now)
         call.entry.account_id = bearer.account.account_id
+        return bearer
+
+    def _judge_bearer(self, call: Call) -> None:
+        """Let a fault refuse a bearer that is good."""
         if self.claim(Phase.BEARER_VERDICT, call) is not None:
             raise Refusal(401, "bearer_rejected", "this bearer is not accepted here")
-        return bearer
 
     def _check_biscuit(self, call: Call) -> Account:
         call.forbid("authorization")
         call.forbid(_FEDRAMP_HEADER)
-        biscuit = call.header(_BISCUIT_HEADER)
+        biscuit = call.header(BISCUIT_HEADER)
         if biscuit is None:
             raise Refusal(401, "biscuit_missing", "there is no X-OpenAI-Authorization header")
         account = self.registry.spend_biscuit(biscuit, method=call.method, url=call.url, now=call.now)
@@ -499,41 +434,6 @@ def default_account() -> Account:
         email="emulator@example.com",
         plan_type="business",
     )
-
-
-def as_json(value: dict[str, Any], *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
-    """An answer of compact JSON."""
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Answer(status=status, body=body, headers=headers)
-
-
-def refuse(refusal: Refusal, *, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
-    """The answer that says why not."""
-    return as_json(refusal.as_json(), status=refusal.status, headers=(*refusal.headers, *headers))
-
-
-def note_credential(call: Call) -> Call:
-    """Write into the ledger what kind of credential a call presents, before anything is decided about it.
-
-    Returns the call, with the grant it asks for where it is a token request.
-    """
-    sent = dict(call.headers)
-    if call.route.operation in (Operation.OAUTH, Operation.OAUTH_REVOKE):
-        presented = peek(sent.get("content-type"), call.body, sent.get("authorization"))
-        call.entry.credential_kind = presented.kind
-        call.entry.credential_fingerprint = presented.fingerprint
-        return replace(call, grant=presented.grant)
-    if (authorization := sent.get("authorization")) is not None:
-        scheme, _, value = authorization.partition(" ")
-        kinds = {ASSERTION_SCHEME: "agent_assertion", "Bearer": "bearer"}
-        call.entry.credential_kind = kinds.get(scheme, "other")
-        call.entry.credential_fingerprint = fingerprint(value)
-    elif (biscuit := sent.get(_BISCUIT_HEADER)) is not None:
-        call.entry.credential_kind = "biscuit"
-        call.entry.credential_fingerprint = fingerprint(biscuit)
-    elif call.route.operation is Operation.TASK_REGISTER:
-        call.entry.credential_kind = "signature"
-    return call
 
 
 def _body(call: Call) -> Body:
@@ -565,26 +465,3 @@ def _check_fedramp(call: Call, account: Account) -> None:
         raise Refusal(400, "fedramp_header_invalid", "x-openai-fedramp is true or absent")
     if sent is not None and not account.fedramp:
         raise Refusal(401, "fedramp_header_unexpected", "the account is not a FedRAMP account")
-
-
-def _event_stream() -> bytes:
-    """The fewest server-sent events that complete a run of Codex CLI 0.169.0."""
-    message = {
-        "type": "message",
-        "role": "assistant",
-        "id": "msg_emulator",
-        "content": [{"type": "output_text", "text": "the emulator verified this call"}],
-    }
-    usage = {
-        "input_tokens": 1,
-        "input_tokens_details": None,
-        "output_tokens": 1,
-        "output_tokens_details": None,
-        "total_tokens": 2,
-    }
-    events: list[dict[str, Any]] = [
-        {"type": "response.created", "response": {"id": "resp_emulator"}},
-        {"type": "response.output_item.done", "item": message},
-        {"type": "response.completed", "response": {"id": "resp_emulator", "usage": usage}},
-    ]
-    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()

@@ -11,6 +11,7 @@ from urllib.parse import quote_plus
 import httpx
 import jwt
 import pytest
+from nacl.signing import SigningKey
 
 from broker.emulator import (
     DEFAULT_CLIENT_ID,
@@ -22,6 +23,7 @@ from broker.emulator import (
     TokenFormat,
 )
 from broker.emulator.accounts import fingerprint
+from tests.support.codex_client import agent_body
 
 START = 1_795_219_200.0  # 2026-11-21T00:00:00Z
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -491,11 +493,38 @@ async def test_one_bearer_or_all_are_rejected(stage: Stage) -> None:
     await stage.http.delete("/_emulator/faults")
     await stage.http.post("/_emulator/faults", json={"action": "bearer_reject"})
     assert await stage.call("unknown", **account) == (401, "bearer_unknown")
+    assert await stage.call(other, **{"chatgpt-account-id": "other"}) == (401, "account_mismatch")
     assert await stage.call(other, **account) == (401, "bearer_rejected")
     assert await stage.call(other, **account) == (200, "verified")
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["codex-2026-08", "codex-2026-05"])
+async def test_a_bearer_is_rejected_where_it_pays_for_a_registration(stage: Stage, profile: str) -> None:
+    """The same switch makes a good registration, or the biscuit for one, fail once with 401 and leave nothing."""
+    stage.change(profile=profile)
+    token = stage.emulator.backend.mint_token().access_token
+    operation = "agent_register" if profile == "codex-2026-08" else "biscuit"
+    await stage.http.post("/_emulator/faults", json={"action": "bearer_reject", "operation": operation})
+    headers = {"authorization": f"Bearer {token}"}
+    if operation == "biscuit":
+        headers |= {
+            "x-request-id": f"codex-agent-identity-{'A' * 22}",
+            "x-original-method": "POST",
+            "x-original-url": f"{stage.emulator.url}/backend-api/v1/agent/register",
+        }
+    body = agent_body(SigningKey.generate())
+
+    async def once() -> httpx.Response:
+        if operation == "biscuit":
+            return await stage.http.get("/backend-api/authenticate_app_v2", headers=headers)
+        return await stage.http.post("/api/accounts/v1/agent/register", json=body, headers=headers)
+
+    first, second = await once(), await once()
+    assert (outcome(first), second.status_code) == ((401, "bearer_rejected"), 200)
+    assert len(stage.emulator.backend.registry.agents_json()) == (operation == "agent_register")
 
 
 async def test_no_list_and_no_ledger_shows_a_secret(stage: Stage) -> None:
