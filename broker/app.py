@@ -26,6 +26,7 @@ from broker.backend_api import BackendApi, BackendEndpoints
 from broker.backends import Backend
 from broker.bearer import Bearer, BearerSource
 from broker.bearer.file import BearerFileError, FileSource, read_token
+from broker.bearer.oauth import Logins
 from broker.bearer.static import StaticSource
 from broker.clock import Clock, SystemClock
 from broker.config import BackendSection, Config
@@ -181,6 +182,7 @@ class Application:
             keyring=keyring,
             backends=backends,
             bearer_sources=sources,
+            logins=Logins({}, store=self.store, keyring=keyring, clock=clock, metrics=self.metrics, jitter=jitter),
             clock=clock,
             metrics=self.metrics,
             cached_threads=config.limits.cached_threads,

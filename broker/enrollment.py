@@ -24,6 +24,7 @@ from broker.auth_json import (
 from broker.backend_api import BackendApi
 from broker.backends import Backend
 from broker.bearer import BearerSource
+from broker.bearer.stored import bearer_context
 from broker.clock import Clock
 from broker.errors import BrokerError
 from broker.imports import Imported, ImportReader, ImportSource, OwnBearer
@@ -45,7 +46,6 @@ from broker.registration import Registrar, fresher_bearer, live_bearer
 from broker.snapshots import (
     IdentityView,
     Snapshots,
-    bearer_context,
     open_private_key,
     private_key_context,
     task_id_context,

@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from broker.auth_json import unverified_expire_time
 from broker.backends import Backend
 from broker.bearer import Bearer, BearerSource
 from broker.bearer.jwt_identity import JwtIdentitySource
-from broker.bearer.static import StaticSource
+from broker.bearer.oauth import Logins
 from broker.clock import Clock
 from broker.errors import BrokerError, RowCorruptError, StoreDownError
 from broker.keyring import Keyring, SealBrokenError, SealContext, SealPurpose
 from broker.keys import InvalidKeyError, SigningKey
+from broker.ladder import rejected_bearers
 from broker.model import (
     Identity,
     IdentityId,
@@ -33,7 +33,6 @@ from broker.model import (
     IdentityState,
     Mode,
     Origin,
-    Secret,
     StoredBearer,
     StoredLadder,
     Task,
@@ -131,6 +130,7 @@ class Snapshots:
         keyring: Keyring,
         backends: Mapping[str, Backend],
         bearer_sources: Mapping[str, BearerSource],
+        logins: Logins,
         clock: Clock,
         metrics: Metrics,
         cached_threads: int,
@@ -139,6 +139,7 @@ class Snapshots:
         self._keyring = keyring
         self._backends = backends
         self._bearer_sources = bearer_sources
+        self._logins = logins
         self._clock = clock
         self._metrics = metrics
         self._cached_threads = cached_threads
@@ -248,6 +249,11 @@ class Snapshots:
     def bearer_version(self, bearer: Bearer) -> str:
         """Name a bearer without revealing it: equal on all replicas, other for every other token."""
         return hmac.digest(self._bearer_mac_key, bearer.token.reveal().encode(), hashlib.sha256)[:8].hex()
+
+    def is_rejected(self, view: IdentityView, bearer: Bearer) -> bool:
+        """Say whether a bearer is over because the backend rejected it; only another token helps."""
+        rejected = () if view.ladder is None else rejected_bearers(view.ladder.document)
+        return bool(rejected) and self.bearer_version(bearer) in rejected
 
     # --- telling of changes -------------------------------------------------------------------------------------------
 
@@ -412,14 +418,17 @@ class Snapshots:
             return JwtIdentitySource() if identity.origin is Origin.IMPORTED_JWT else None
         if known is not None and known.bearers is not None and known.stored_bearer == bearer:
             return known.bearers  # only a write of the bearer itself replaces it
-        return self._own_bearers(identity, bearer)
-
-    def _own_bearers(self, identity: Identity, bearer: StoredBearer) -> BearerSource | None:
         try:
-            return StaticSource(open_bearer(self._keyring, bearer), self._clock)
+            return self._logins.source(identity, bearer, known and known.bearers, self._publish_login)
         except RowCorruptError:
             _LOG.error("stored_bearer_unusable", identity=identity.name)
             return None
+
+    def _publish_login(self, bearer: StoredBearer, identity: Identity | None = None) -> None:
+        if identity is None:
+            self.publish_bearer(bearer)
+        else:
+            self.publish_identity(identity, bearer)
 
     def _open_task_id(self, upstream: UpstreamTask) -> str | None:
         if upstream.state is not TaskState.ACTIVE or upstream.sealed_task_id is None:
@@ -708,9 +717,9 @@ def task_id_context(upstream: UpstreamTask) -> SealContext:
     )
 
 
-def bearer_context(identity_id: IdentityId, version: int) -> SealContext:
-    """Return the place a bearer of an identity's own is sealed to."""
-    return SealContext(purpose=SealPurpose.BEARER, identity_id=identity_id, generation=version, record_id="bearer")
+def seal_private_key(keyring: Keyring, key: SigningKey, identity_id: IdentityId, generation: int) -> bytes:
+    """Seal a key to one generation of one identity."""
+    return keyring.seal(key.to_pkcs8_der(), context=private_key_context(identity_id, generation))
 
 
 def open_private_key(keyring: Keyring, identity: Identity) -> SigningKey:
@@ -728,18 +737,3 @@ def open_private_key(keyring: Keyring, identity: Identity) -> SigningKey:
     if identity.public_key is not None and key.ssh_public_key != identity.public_key:
         raise RowCorruptError(note="the sealed key is not the one that the row names")
     return key
-
-
-def open_bearer(keyring: Keyring, bearer: StoredBearer) -> Bearer:
-    """
-    Open a bearer of an identity's own.
-
-    Raises:
-        RowCorruptError: it does not open.
-    """
-    try:
-        token = keyring.open(bearer.sealed, context=bearer_context(bearer.identity_id, bearer.version)).decode()
-    except (SealBrokenError, UnicodeDecodeError) as error:
-        raise RowCorruptError(note=str(error)) from error
-    expire_time = bearer.expire_time if bearer.expire_time is not None else unverified_expire_time(Secret(token))
-    return Bearer(Secret(token), expire_time)

@@ -3,14 +3,16 @@
 import contextlib
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from broker.backend_api import TaskAnswer
 from broker.backends import Backend
 from broker.bearer import BearerSource
+from broker.bearer.oauth import Issuer, Logins
 from broker.enrollment import BearerChoice, CreateOrder, Enroller
 from broker.imports import OwnBearer
 from broker.keyring import Keyring
@@ -129,8 +131,10 @@ class Workshop:
 
 
 @contextlib.asynccontextmanager
-async def workshop(folder: Path, *, profile: str = DEFAULT_PROFILE) -> AsyncIterator[Workshop]:
-    """Open a workshop on a new database."""
+async def workshop(
+    folder: Path, *, profile: str = DEFAULT_PROFILE, issuers: Mapping[str, Issuer] = MappingProxyType({})
+) -> AsyncIterator[Workshop]:
+    """Open a workshop on a new database; `issuers` are the sources of type `oauth`."""
     clock, metrics, api = SetClock(NOW), Metrics(), ScriptedApi()
     jitter = random.Random(1)
     async with sqlite_store(folder) as real:
@@ -146,7 +150,13 @@ async def workshop(folder: Path, *, profile: str = DEFAULT_PROFILE) -> AsyncIter
         shared: dict[str, Any] = {"store": store, "keyring": keyring, "clock": clock, "metrics": metrics}
         apis: Any = {"default": api}
         sources: dict[str, BearerSource] = {}
-        snapshots = Snapshots(**shared, backends={"default": backend}, bearer_sources=sources, cached_threads=1000)
+        snapshots = Snapshots(
+            **shared,
+            backends={"default": backend},
+            bearer_sources=sources,
+            logins=Logins(issuers, **shared, jitter=jitter),
+            cached_threads=1000,
+        )
         registrar = Registrar(
             **shared, snapshots=snapshots, apis=apis, lease_seconds=LEASE, in_flight=IN_FLIGHT, jitter=jitter
         )

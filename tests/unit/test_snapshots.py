@@ -1,6 +1,7 @@
 """The in-memory view over a real store: what enters, what may not, and how it follows what others write."""
 
 import asyncio
+import random
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -11,7 +12,9 @@ import pytest
 
 from broker.backends import Backend
 from broker.bearer import Bearer
+from broker.bearer.oauth import Logins
 from broker.bearer.static import StaticSource
+from broker.bearer.stored import bearer_context
 from broker.errors import RowCorruptError, StoreDownError
 from broker.keyring import Keyring
 from broker.keys import SigningKey
@@ -27,7 +30,7 @@ from broker.model import (
     UpstreamKey,
 )
 from broker.profiles import DEFAULT_PROFILE, PRESETS
-from broker.snapshots import Snapshots, bearer_context, private_key_context, task_id_context
+from broker.snapshots import Snapshots, private_key_context, task_id_context
 from broker.store import Claimed
 from broker.telemetry import Metrics
 from tests.support.clocks import SetClock
@@ -55,13 +58,17 @@ class World:
 
     def snapshots(self, *, cached_threads: int = 100, **changes: Any) -> Snapshots:
         """Make a view of the store, as another process would."""
-        fields: dict[str, Any] = {
+        shared: dict[str, Any] = {
             "store": self.store,
             "keyring": self.keyring,
-            "backends": {"codex": BACKEND},
-            "bearer_sources": {},
             "clock": self.clock,
             "metrics": Metrics(),
+        }
+        fields: dict[str, Any] = {
+            **shared,
+            "backends": {"codex": BACKEND},
+            "bearer_sources": {},
+            "logins": Logins({}, **shared, jitter=random.Random(1)),
             "cached_threads": cached_threads,
         }
         return Snapshots(**fields | changes)
