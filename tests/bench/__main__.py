@@ -77,6 +77,16 @@ def startup(form: str, times: int) -> None:
     _report(form, lambda _: _startup(times))
 
 
+@bench.command()
+@click.option("--revocations", default=500, type=click.IntRange(4, 100_000), help="Of all kinds in turn.")
+@click.option("--workers", default=4, type=click.IntRange(1, 100), help="How many revoke at a time.")
+@click.option("--callers", default=8, type=click.IntRange(1, 1000), help="How many call the other broker meanwhile.")
+@click.pass_obj
+def revocation(form: str, revocations: int, workers: int, callers: int) -> None:
+    """Seconds until a revocation by one process is heeded by another on the same database."""
+    _report(form, lambda cores: [_revocation(cores, revocations, workers, callers)])
+
+
 @bench.command("all")
 @_ROUNDS
 @_SEED
@@ -110,6 +120,12 @@ def _hot_path(cores: Cores) -> Figure:
     from tests.bench.hot_path import measure_hot_path
 
     return measure_hot_path(cores)
+
+
+def _revocation(cores: Cores, revocations: int, workers: int, callers: int) -> Figure:
+    from tests.bench.revocation import measure_revocation
+
+    return measure_revocation(cores, revocations=revocations, workers=workers, callers=callers)
 
 
 def _startup(times: int) -> list[Figure]:

@@ -104,7 +104,6 @@ def dev_config(state_dir: Path, backend_url: str, **sections: Mapping[str, Any])
     values: dict[str, dict[str, Any]] = {
         "broker": {"state_dir": str(state_dir), "drain_seconds": 0, "reflection": True, "grant_bootstrap": True},
         "listen": {"callers": ["127.0.0.1:0"], "admin": ["127.0.0.1:0"], "http": "127.0.0.1:0"},
-        "store": {"poll_seconds": 0.05},
         "backends": {
             "default": {
                 "base_url": f"{backend_url}/backend-api",
