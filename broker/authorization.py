@@ -586,6 +586,10 @@ class Authorizer:
         """Return when an identity's credential was last handed out by this process."""
         return self._last_use.get(identity_id)
 
+    def used_since(self, since: float) -> list[IdentityId]:
+        """Return the identities whose credential this process handed out since then, to a call or to a watch."""
+        return [identity_id for identity_id, last_use in self._last_use.items() if last_use >= since]
+
     def _forget_gone(self, identity_id: IdentityId | None) -> None:
         if identity_id is not None and self._snapshots.view(identity_id) is None:
             self._last_use.pop(identity_id, None)

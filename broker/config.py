@@ -104,6 +104,9 @@ class BrokerSection(_Section):
     """The longest any answer may be kept by a caller."""
     max_staleness_seconds: Annotated[float, Field(ge=0, le=7 * 86400, allow_inf_nan=False)] = 3600.0
     """How long answers go on without contact to the store; 0 refuses once it was away for 5 s."""
+    refresh_recent_seconds: Seconds = 3600.0
+    """Bearers are refreshed ahead of their end for identities that were used, or watched, within this time. The others
+    are refreshed when they are used again."""
     grant_bootstrap: bool = False
     """Whether callers may have the `bootstrap` scopes, with which the broker itself registers."""
     rejection_window_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 600.0
@@ -186,6 +189,14 @@ class LimitsSection(_Section):
     """How many tasks may be under registration at one time at each backend, by this process; further ones wait."""
     tombstone_seconds: Seconds = 30 * 86400.0
     """How long an ended task is remembered as ended."""
+    watch_streams: Annotated[int, Field(ge=1, le=100_000)] = 4096
+    """How many WatchAuthorizations streams one caller may have open at one time in this process."""
+    watch_subscriptions: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """How many subscriptions all watch streams of one caller may have together."""
+    watch_write_seconds: Seconds = 10.0
+    """How long a message of a watch stream may wait for its reader; then the stream ends with WATCHER_TOO_SLOW."""
+    watch_heartbeat_seconds: Seconds = 20.0
+    """After how long a silent watch stream gets a heartbeat; shorter than proxies let connections idle."""
     task_idle_seconds: Annotated[float, Field(ge=60, le=10 * 365 * 86400, allow_inf_nan=False)] = 7 * 86400.0
     """A task that nobody used for so long is forgotten; its next use registers it anew."""
 
@@ -771,7 +782,7 @@ def _leave_out(values: dict[str, Any], location: tuple[int | str, ...]) -> None:
             break
         way.append((table, part))
         table = table[part]
-    if len(way) >= len(location) - 1:  # else that table was left out for another problem
+    if way and len(way) >= len(location) - 1:  # else that table was left out for another problem
         holder, key = way[-1]
         del holder[key]
 

@@ -1,17 +1,19 @@
 """
-What goes on beside the calls: following the store, resuming registrations, prewarming, reading bearers, pruning.
+What goes on beside the calls: following the store, resuming registrations, prewarming, keeping bearers fresh, pruning.
 
 Each is a loop of its own that survives its failures: they are logged once a change, and tried again. Nothing here is in
 the way of a call, and warming up waits for none of it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from broker import errors
 from broker.audit import AuditLog
-from broker.bearer import BearerSource
+from broker.authorization import Authorizer
+from broker.bearer import BearerSource, Phase
+from broker.bearer.file import FileSource
 from broker.clock import Clock
 from broker.enrollment import Enroller
 from broker.errors import BrokerError
@@ -32,6 +34,9 @@ _USES_SECONDS: Final = 30.0
 _PRUNE_SECONDS: Final = 60.0
 _PREWARM_PATIENCE: Final = 60.0
 _MOST_PREWARMS: Final = 8
+_BITE: Final = 500
+"""How many identities are looked at before the calls get their turn."""
+_REFRESHED_STATES: Final = frozenset({IdentityState.REGISTERING, IdentityState.ACTIVE, IdentityState.ROTATING})
 
 
 class Upkeep:
@@ -44,19 +49,23 @@ class Upkeep:
         registrar: Registrar,
         enroller: Enroller,
         lifetimes: Lifetimes,
-        bearer_sources: dict[str, BearerSource],
+        authorizer: Authorizer,
+        bearer_sources: Mapping[str, BearerSource],
         audit: AuditLog,
         clock: Clock,
         poll_seconds: float,
+        refresh_recent_seconds: float,
     ) -> None:
         self._snapshots = snapshots
         self._registrar = registrar
         self._enroller = enroller
         self._lifetimes = lifetimes
-        self._bearer_sources = bearer_sources
+        self._authorizer = authorizer
+        self._files = {name: source for name, source in bearer_sources.items() if isinstance(source, FileSource)}
         self._audit = audit
         self._clock = clock
         self._poll_seconds = poll_seconds
+        self._refresh_recent_seconds = refresh_recent_seconds
         self._loops: list[asyncio.Task[None]] = []
         self._running = asyncio.Event()
         self._running.set()
@@ -68,7 +77,8 @@ class Upkeep:
             ("follow-store", self._poll_seconds, self._follow),
             ("resume-registrations", _RESUME_SECONDS, self._resume),
             ("prewarm", _PREWARM_SECONDS, self._prewarm),
-            ("read-bearers", _BEARER_SECONDS, self._read_bearers),
+            ("read-bearer-files", _BEARER_SECONDS, self._read_bearer_files),
+            ("refresh-ahead", _BEARER_SECONDS, self._refresh_ahead),
             ("flush-audit", _AUDIT_SECONDS, self._flush_audit),
             ("write-uses", _USES_SECONDS, self._lifetimes.write_uses),
             ("prune", _PRUNE_SECONDS, self._lifetimes.prune),
@@ -156,18 +166,34 @@ class Upkeep:
         finally:
             self._prewarming.pop(view.identity.id, None)
 
-    async def _read_bearers(self) -> None:
-        """Look for newer bearers, and have what was answered with the old ones worked out again."""
-        for name, source in self._bearer_sources.items():
+    async def _read_bearer_files(self) -> None:
+        """Look for newer tokens in files, and have what was answered with the old ones worked out again."""
+        for name, source in self._files.items():
             before = source.current()
             try:
                 after = await source.refresh()
-            except (errors.IssuerDownError, errors.ReauthRequiredError) as error:
-                _LOG.debug("bearer_source_failing", source=name, reason=error.reason, note=error.note)
+            except errors.IssuerDownError as error:
+                _LOG.debug("bearer_file_failing", source=name, note=error.note)
                 continue
             if before is None or before.token != after.token:
                 _LOG.info("bearer_changed", source=name)
                 self._snapshots.touch()
+
+    async def _refresh_ahead(self) -> None:
+        """Have the bearers of identities that are in use refreshed where they are due; nothing is waited for."""
+        now = self._clock.now()
+        seen: set[BearerSource] = set()
+        for number, identity_id in enumerate(self._authorizer.used_since(now - self._refresh_recent_seconds)):
+            if number % _BITE == _BITE - 1:
+                await asyncio.sleep(0)
+            view = self._snapshots.view(identity_id)
+            if view is None or view.bearers is None or view.identity.state not in _REFRESHED_STATES:
+                continue
+            if view.bearers.is_empty or view.bearers in seen:
+                continue
+            seen.add(view.bearers)
+            if view.bearers.phase(now) is not Phase.FRESH:
+                view.bearers.refresh_soon()
 
     async def _flush_audit(self) -> None:
         self._audit.flush_repeats()

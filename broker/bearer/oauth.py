@@ -170,9 +170,8 @@ class LoginExchange:
     async def _settled(self, row: StoredBearer) -> StoredBearer:
         """Wait while another process is sending the refresh token, for as long as its answer can still come."""
         poll = _FIRST_POLL
-        while row.refresh_state in (RefreshState.IN_FLIGHT, RefreshState.PROBING):
-            now = self._clock.now()
-            lease_end = row.lease_expire_time or now
+        while row.lease_expire_time is not None:
+            now, lease_end = self._clock.now(), row.lease_expire_time
             answer_end = lease_end - self._issuer.lease_seconds + self._issuer.grant.timeout + _SETTLING_SECONDS
             if row.fencing_token == self._lost_claim or now >= min(answer_end, lease_end):
                 raise IssuerDownError(
@@ -238,7 +237,7 @@ class LoginExchange:
             claim = await self._store.claim_refresh(
                 row.identity_id, pair=row.pair, now=self._clock.now(), lease_seconds=self._issuer.lease_seconds
             )
-            held = self._learned(claim.bearer)
+            held = self._learned(claim.bearer, claim.identity)
             return _Landing(await self._send(held, refresh_token), was_sent=True) if claim.is_ours else _Landing(held)
         except GenerationChangedError:
             return ReauthRequiredError(note=_NO_LOGIN)

@@ -10,7 +10,7 @@ import pytest
 
 from broker.audit import AuditLog
 from broker.bearer.file import FileSource
-from broker.model import IdentityState, Mode, ThreadId, UpstreamKey
+from broker.model import IdentityId, IdentityState, Mode, ThreadId, UpstreamKey
 from broker.outbound import FailureKind
 from broker.upkeep import Upkeep
 from tests.support.stores import NOW
@@ -26,6 +26,17 @@ async def shop(tmp_path: Path) -> AsyncIterator[Workshop]:
         yield opened
 
 
+class Users:
+    """Stands for an authorizer: says who was used when."""
+
+    def __init__(self) -> None:
+        self.last_use: dict[IdentityId, float] = {}
+
+    def used_since(self, since: float) -> list[IdentityId]:
+        """Return who was used since then."""
+        return [identity_id for identity_id, last_use in self.last_use.items() if last_use >= since]
+
+
 def upkeep(shop: Workshop, folder: Path, **changes: Any) -> Upkeep:
     """Make an upkeep whose turns a test takes itself."""
     fields: dict[str, Any] = {
@@ -33,6 +44,8 @@ def upkeep(shop: Workshop, folder: Path, **changes: Any) -> Upkeep:
         "snapshots": shop.snapshots,
         "registrar": shop.registrar,
         "enroller": shop.enroller,
+        "authorizer": Users(),
+        "refresh_recent_seconds": 3600.0,
         "bearer_sources": shop.sources,
         "audit": AuditLog(folder / "audit.jsonl", shop.clock, shop.metrics),
         "clock": shop.clock,
@@ -116,7 +129,7 @@ async def test_a_new_bearer_makes_answers_be_worked_out_again(shop: Workshop, tm
     for token in ("", "sk-1", "sk-1", "sk-2"):
         path.write_text(token)
         path.chmod(0o600)
-        await keeper._read_bearers()
+        await keeper._read_bearer_files()
         epochs.append(shop.snapshots.epoch)
     first = epochs[0]
     assert epochs == [first, first + 1, first + 1, first + 2]
