@@ -164,6 +164,27 @@ def test_a_jwt_can_be_made_wrong_on_purpose() -> None:
     assert jwt.get_unverified_header(token) == {"alg": "RS256", "typ": "at+jwt"}
 
 
+def test_only_what_an_issuer_signed_itself_verifies() -> None:
+    """Claims under a signature of others, under none, or of another issuer are refused, also with a known `kid`."""
+    issuer = Issuer()
+    token, other = issuer.sign({"sub": "a"}), issuer.sign({"sub": "b"})
+    head, payload, signature = token.split(".")
+    unsigned = jwt.encode(
+        {"sub": "a"}, None, algorithm="none", headers=jwt.get_unverified_header(token) | {"alg": "none"}
+    )
+    assert issuer.verify(token) == {"sub": "a"}
+    for wrong in (
+        f"{head}.{other.split('.')[1]}.{signature}",
+        f"{head}.{payload}.",
+        unsigned,
+        Issuer().sign({}),
+        "x",
+        "",
+    ):
+        with pytest.raises(ValueError, match="not signed here"):
+            issuer.verify(wrong)
+
+
 def test_rotation_keeps_or_drops_the_old_key() -> None:
     """A new key comes first; the old one stays in the set only when asked for."""
     issuer = Issuer()
