@@ -3,8 +3,9 @@ The ladder of rejections: what was tried because a backend rejected an identity'
 
 Pure and total: `climb` is given the ladder as it stands and one report, and returns the ladder as it shall stand and
 the step that this report leads to. Each step is taken at most once a window however many report, in whatever order. A
-step that was recorded and may not have been carried out (a crash, a backend that is away) is named again, so whoever
-carries one out does so by what cannot happen twice: the version of the task, the key that is on its way.
+step that was recorded and may not have been carried out (a crash, a backend that is away) is named again, and its
+window begins anew; so whoever carries one out does so by what cannot happen twice: the version of the task, the key
+that is on its way.
 
 An assertion: a fresh upstream task; then, where its fresh task is rejected too, the mark of a route that alone rejects;
 then, where a second route rejects or the backend refuses to register a task, another agent; then the end. The backend
@@ -207,7 +208,7 @@ def _of_generation(ladder: Ladder, generation: int, now: float) -> Ladder:
 
 def _assertion_rejected(ladder: Ladder, report: AssertionRejected, now: float, window: float) -> tuple[Ladder, Step]:
     if ladder.renewal is not None and ladder.renewal.generation == report.generation:
-        return ladder, Step.REGISTER_ANEW if report.can_register else Step.REJECT_IDENTITY
+        return _another_agent(ladder, report, now, window)
     ordered = _with_fresh_task(ladder, report, now, window)
     if ordered is not None:
         return ordered, Step.REPLACE_TASK
@@ -224,9 +225,9 @@ def _with_fresh_task(ladder: Ladder, report: AssertionRejected, now: float, wind
         return None  # the agent is new, and so are all of its tasks
     key = digest(report.upstream_key)
     known = ladder.replacements.get(key)
-    if known is not None:
-        return ladder if known.version == report.version else None
-    if len(ladder.replacements) < MOST_TASKS:
+    if known is not None and known.version != report.version:
+        return None
+    if known is not None or len(ladder.replacements) < MOST_TASKS:
         return replace(ladder, replacements={**ladder.replacements, key: Replacement(report.version, now + window)})
     return ladder if report.register_time <= now - window else None
 
@@ -242,23 +243,18 @@ def _another_agent(
 ) -> tuple[Ladder, Step]:
     if not report.can_register:
         return ladder, Step.REJECT_IDENTITY
-    if ladder.renewal is None:
-        return replace(ladder, renewal=Renewal(report.generation, now + window)), Step.REGISTER_ANEW
-    if ladder.renewal.generation == report.generation:
-        return ladder, Step.REGISTER_ANEW
-    return ladder, Step.REJECT_IDENTITY
+    if ladder.renewal is not None and ladder.renewal.generation != report.generation:
+        return ladder, Step.REJECT_IDENTITY
+    return replace(ladder, renewal=Renewal(report.generation, now + window)), Step.REGISTER_ANEW
 
 
 def _bearer_rejected(ladder: Ladder, bearer: str, now: float, window: float) -> tuple[Ladder, Step]:
     if bearer in ladder.rejected_bearers:
         return ladder, Step.END_BEARER
     refresh = ladder.refresh
-    if refresh is None or refresh.until <= now:
-        return replace(ladder, refresh=Refresh(bearer, now + window)), Step.REFRESH_BEARER
-    if refresh.bearer == bearer:
-        return ladder, Step.REFRESH_BEARER
-    # The token that the refresh brought was rejected too.
-    return _without(ladder, bearer), Step.END_BEARER
+    if refresh is not None and refresh.until > now and refresh.bearer != bearer:
+        return _without(ladder, bearer), Step.END_BEARER  # it is what the refresh brought
+    return replace(ladder, refresh=Refresh(bearer, now + window)), Step.REFRESH_BEARER
 
 
 def _without(ladder: Ladder, bearer: str) -> Ladder:
