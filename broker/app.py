@@ -46,6 +46,7 @@ from broker.rpc.interceptors import Chain, Gate
 from broker.rpc.pages import PageTokens
 from broker.rpc.server import ADMIN_SERVICE, CALLER_SERVICE, Listener, TlsFiles
 from broker.rpc.servicer import CredentialBrokerServicer
+from broker.rpc.watch import WatchConversations
 from broker.snapshots import Snapshots
 from broker.store import Store
 from broker.store.observed import observed
@@ -53,6 +54,7 @@ from broker.store.sqlite import sqlite_store
 from broker.tasks import TaskKeeper
 from broker.telemetry import Metrics, configure_logging, logger
 from broker.upkeep import Upkeep
+from broker.watch import WatchHub, WatchSettings
 
 _LOG: Final = logger(__name__)
 
@@ -96,6 +98,7 @@ class Application:
         self.registrar: Registrar
         self.authorizer: Authorizer
         self.upkeep: Upkeep
+        self.watch: WatchHub
         self._callers: Listener
         self._admin: Listener
         self._http: HttpListener | None = None
@@ -256,10 +259,12 @@ class Application:
             registrar=self.registrar,
             enroller=enroller,
             lifetimes=lifetimes,
+            authorizer=self.authorizer,
             bearer_sources=sources,
             audit=audit,
             clock=clock,
             poll_seconds=config.store.poll_seconds,
+            refresh_recent_seconds=config.broker.refresh_recent_seconds,
         )
         # 6. The listeners.
         page_tokens = PageTokens(keyring)
@@ -274,8 +279,13 @@ class Application:
             ),
             CALLER_SERVICE,
         )
+        self.watch = self._watch_hub(jitter)
         callers = CredentialBrokerServicer(
-            authorizer=self.authorizer, tasks=tasks, page_tokens=page_tokens, clock=clock
+            authorizer=self.authorizer,
+            tasks=tasks,
+            conversations=WatchConversations(hub=self.watch, clock=clock, metrics=self.metrics),
+            page_tokens=page_tokens,
+            clock=clock,
         )
         callers.serve_on(self._callers)
         self._admin = self._listener(
@@ -304,6 +314,8 @@ class Application:
         operators.serve_on(self._admin)
         await self._bind()
         # 7. Serve.
+        self.watch.start()
+        self._exits.push_async_callback(self.watch.close, 0)
         self.upkeep.start()
         self._exits.push_async_callback(self.upkeep.stop)
         self._gate.open()
@@ -340,6 +352,23 @@ class Application:
             tls=None if tls is None else TlsFiles(tls.certificate_file, tls.private_key_file, tls.client_ca_file),
             reflection_on=self.config.broker.reflection,
             arguments=self._channel_arguments,
+        )
+
+    def _watch_hub(self, jitter: random.Random) -> WatchHub:
+        limits = self.config.limits
+        return WatchHub(
+            authorizer=self.authorizer,
+            snapshots=self.snapshots,
+            clock=self._clock,
+            metrics=self.metrics,
+            settings=WatchSettings(
+                streams=limits.watch_streams,
+                subscriptions=limits.watch_subscriptions,
+                write_seconds=limits.watch_write_seconds,
+                heartbeat_seconds=limits.watch_heartbeat_seconds,
+                connection_age=self._callers.connection_age,
+            ),
+            jitter=jitter,
         )
 
     def _api(self, backend: Backend, section: BackendSection) -> BackendApi:
@@ -394,6 +423,8 @@ class Application:
         # that arrives in the moment in which it stops CANCELLED, which nobody retries, so callers learn of it before.
         self._gate.close()
         await self._clock.sleep(min(settings.drain_seconds, _REFUSING_SECONDS))
+        # Streams end well before they would be cut; who watches goes to another replica with what it holds.
+        await self.watch.close(settings.drain_grace_seconds)
         await asyncio.gather(
             self._callers.stop(settings.drain_grace_seconds), self._admin.stop(settings.drain_grace_seconds)
         )

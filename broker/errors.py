@@ -220,7 +220,7 @@ class QuotaTasksError(BrokerError):
 
 class WatchLimitError(BrokerError):
     reason = "WATCH_LIMIT"
-    text = "the stream has as many subscriptions as it may have"
+    text = "there are as many streams, or subscriptions, as there may be"
 
 
 class WatcherTooSlowError(BrokerError):

@@ -287,6 +287,17 @@ class Metrics:
             (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
             self.registry,
         )
+        self.watch_values = self._counter("credential_broker_watch_values", "Values sent to watchers", "kind")
+        self.watch_withdrawals = self._counter(
+            "credential_broker_watch_withdrawals", "Values withdrawn from watchers", "reason"
+        )
+        self.watch_dropped = self._counter(
+            "credential_broker_watch_dropped", "Watch streams that the broker ended with an error", "reason"
+        )
+        self.watch_streams = Gauge("credential_broker_watch_streams", "Watch streams", registry=self.registry)
+        self.watch_subscriptions = Gauge(
+            "credential_broker_watch_subscriptions", "Subscriptions of all watch streams", registry=self.registry
+        )
         self.identities = Gauge(
             "credential_broker_identities", "Identities in memory", ("state",), registry=self.registry
         )

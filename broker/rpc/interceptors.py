@@ -8,12 +8,14 @@ when it is known whose call it is.
 """
 
 import asyncio
+import contextlib
+import inspect
 import itertools
 import math
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn, cast
 
@@ -41,6 +43,8 @@ REQUEST_ID_HEADER: Final = "x-request-id"
 SHORTEST_DEADLINE_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.05
 """How often it is looked for calls whose time is over: by so much a call may outlive its deadline."""
+LAST_WORD_SECONDS: Final = 1.0
+"""How long the status of a stream may wait for a reader that does not take what was sent before it."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG: Final = logger(__name__)
@@ -183,6 +187,12 @@ class Chain:
         if handler.unary_stream is not None:
             stream = self._stream(path, "server_stream", handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(stream, **coders)
+        if handler.stream_stream is not None and inspect.iscoroutinefunction(handler.stream_stream):
+            # It reads and writes by itself, and what it writes is packed already.
+            conversation = self._conversation(path, handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(
+                conversation, request_deserializer=coders["request_deserializer"], response_serializer=None
+            )
         if handler.stream_stream is not None:
             stream = self._stream(path, "bidi_stream", _readable(handler.stream_stream))
             return grpc.stream_stream_rpc_method_handler(stream, **coders)
@@ -200,7 +210,7 @@ class Chain:
             waits = False
             try:
                 self._admit(call)
-                _require_readable(request)
+                require_readable(request)
                 response = None if quick is None else quick(request, call)
                 if response is None:
                     self._bound_time(call, context)
@@ -235,7 +245,7 @@ class Chain:
             code = grpc.StatusCode.CANCELLED
             try:
                 self._admit(call)
-                _require_readable(request)
+                require_readable(request)
                 # Its time is not bounded here: a stream lives as long as its connection may.
                 async for response in behaviour(request, context):
                     yield response
@@ -246,6 +256,32 @@ class Chain:
                     raise  # the caller gave up
                 code = code_of(outcome)
                 await self._abort(path, call, context, outcome, error)
+            finally:
+                counts.end(code, started)
+
+        return handle
+
+    def _conversation(self, path: str, behaviour: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+        counts = _Counts(self._metrics, path, "bidi_stream")
+
+        async def handle(requests: Any, context: Context) -> None:
+            started = counts.begin()
+            call = current_call()
+            code = grpc.StatusCode.CANCELLED
+            try:
+                self._admit(call)
+                await behaviour(requests, context)
+                code = _OK
+            except (Exception, asyncio.CancelledError) as error:  # nothing may leave unmapped
+                outcome = _outcome(error, time_is_over=False)
+                if outcome is None:
+                    raise  # the caller gave up
+                code = code_of(outcome)
+                # A status waits behind what was written before it. Where nobody reads that, the stream is reset.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_WORD_SECONDS):
+                        await self._abort(path, call, context, outcome, error)
+                raise asyncio.CancelledError from None
             finally:
                 counts.end(code, started)
 
@@ -320,7 +356,13 @@ def _or_unreadable(read: Callable[[bytes], Any] | None) -> Callable[[bytes], Any
     return read_or_mark
 
 
-def _require_readable(request: Any) -> None:
+def require_readable(request: Any) -> None:
+    """
+    Refuse what could not be read as a message of its method.
+
+    Raises:
+        FieldInvalidError: it could not be.
+    """
     if request is _UNREADABLE:
         raise FieldInvalidError(violations={"request": "is not a message of this method, or its text is not UTF-8"})
 
@@ -330,7 +372,7 @@ def _readable(behaviour: Callable[..., Any]) -> Callable[..., Any]:
 
     async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            _require_readable(request)
+            require_readable(request)
             yield request
 
     return lambda requests, context: behaviour(checked(requests), context)

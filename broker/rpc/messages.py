@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker.authorization import Explanation
+from broker.errors import BrokerError
 from broker.model import (
     Authorization,
     CredentialKind,
@@ -153,6 +154,17 @@ def scope_rule(value: ScopeRule) -> pb2.ScopeRule:
     )
 
 
+def error_status(outcome: BrokerError | type[BrokerError], retry_delay: float | None) -> pb2.ErrorStatus:
+    """Convert an outcome inside an answer that itself is OK; `retry_delay` in seconds, None leaves it unset."""
+    kind = outcome if isinstance(outcome, type) else type(outcome)
+    return pb2.ErrorStatus(
+        code=CODES[kind].value[0],
+        reason=error_reason(outcome.reason),
+        message=outcome.text,
+        retry_delay=duration(retry_delay),
+    )
+
+
 def decision(value: Decision) -> pb2.Decision:
     """Convert a decision."""
     match value:
@@ -181,12 +193,7 @@ def decision(value: Decision) -> pb2.Decision:
         case Refuse(outcome, retry_after):
             return pb2.Decision(
                 outcome=pb2.DECISION_OUTCOME_REFUSE,
-                error=pb2.ErrorStatus(
-                    code=CODES[outcome].value[0],
-                    reason=error_reason(outcome.reason),
-                    message=outcome.text,
-                    retry_delay=duration(retry_after),
-                ),
+                error=error_status(outcome, retry_after),
             )
 
 

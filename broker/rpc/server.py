@@ -47,7 +47,9 @@ CHANNEL_ARGUMENTS: Final[Mapping[str, int]] = {
     "grpc.absolute_max_metadata_size": 16_384,
     # Spreads callers over replicas again, and makes changed client authorities bite on open connections.
     "grpc.max_connection_age_ms": 300_000,
-    "grpc.max_connection_age_grace_ms": 30_000,
+    # A watch stream may begin in the last moment of a connection's life and be ended by the broker only after 80 % of
+    # that life (broker/watch.py): so long the connection lasts.
+    "grpc.max_connection_age_grace_ms": 240_000,
     "grpc.max_connection_idle_ms": 300_000,
     "grpc.keepalive_time_ms": 60_000,
     # A host that is gone acknowledges nothing: this bounds that, as the socket's TCP_USER_TIMEOUT.
@@ -114,6 +116,8 @@ class Listener:
         self._tls = tls
         options = {**CHANNEL_ARGUMENTS, **(arguments or {})}
         self.server: Final = aio.server(options=tuple(options.items()))
+        self.connection_age: Final = options["grpc.max_connection_age_ms"] / 1000
+        """How old a connection may get, in seconds; then the other side is told to open a new one."""
         self.health: Final = Health(*services)
         # Outside the chain: probes cannot send metadata, and health checks cost and reveal nothing.
         chain.add_outside(health_pb2_grpc.add_HealthServicer_to_server, self.health.servicer, self.server)
