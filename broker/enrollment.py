@@ -27,7 +27,7 @@ from broker.bearer import BearerSource
 from broker.bearer.stored import bearer_context
 from broker.clock import Clock
 from broker.errors import BrokerError
-from broker.imports import Imported, ImportReader, ImportSource, OwnBearer
+from broker.imports import Imported, ImportReader, ImportSource
 from broker.keyring import Keyring
 from broker.keys import SigningKey, derive_seed
 from broker.model import (
@@ -41,6 +41,7 @@ from broker.model import (
     StoredBearer,
 )
 from broker.outbound import OutboundFailure
+from broker.own_bearers import OwnBearer, OwnLogin
 from broker.profiles import AgentAuth, upstream_key
 from broker.registration import Registrar, fresher_bearer, live_bearer
 from broker.snapshots import (
@@ -69,7 +70,7 @@ class NamedSource:
     name: str
 
 
-BearerChoice = OwnBearer | NamedSource | None
+BearerChoice = OwnBearer | OwnLogin | NamedSource | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

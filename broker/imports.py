@@ -24,14 +24,7 @@ from broker.identity_jwt import IdentityJwtError, JwksCache, JwksError, JwtProbl
 from broker.keys import InvalidKeyError, SigningKey
 from broker.model import Origin, Secret, TaskKind
 from broker.outbound import FailureKind, OutboundFailure
-
-
-@dataclass(frozen=True, slots=True)
-class OwnBearer:
-    """A token that comes with the identity and is kept sealed."""
-
-    token: Secret
-    expire_time: float | None = None
+from broker.own_bearers import OwnBearer, OwnLogin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +56,7 @@ class Imported:
     agent_runtime_id: str | None = None
     task_id: str | None = None
     task_kind: TaskKind = TaskKind.BACKGROUND
-    bearer: OwnBearer | None = None
+    bearer: OwnBearer | OwnLogin | None = None
     expire_time: float | None = None
 
 
@@ -79,9 +72,15 @@ class ImportReader:
         for cache in self._jwks.values():
             await cache.aclose()
 
-    async def read(self, source: ImportSource, backend: str) -> Imported:
+    async def read(self, source: ImportSource, backend: str, *, issuer: str | None = None) -> Imported:
         """
         Return what a source holds, verified as far as its kind can be.
+
+        Args:
+            source: what was given.
+            backend: name of the backend whose issuer signs JWTs.
+            issuer: name of the source of type `oauth` that refreshes the tokens of a login; None: only its access token
+                is taken, and the refresh token is left to whoever else has the file.
 
         Raises:
             ImportInvalidError: it cannot be used; the violations say why.
@@ -90,7 +89,7 @@ class ImportReader:
         """
         match source:
             case Secret():
-                return await self._read_auth_json(source, backend)
+                return await self._read_auth_json(source, backend, issuer)
             case IdentityJwt():
                 return await self._read_jwt(source.unverified_jwt, backend)
             case BareKey() as bare:
@@ -103,7 +102,7 @@ class ImportReader:
                     agent_runtime_id=bare.agent_runtime_id,
                 )
 
-    async def _read_auth_json(self, text: Secret, backend: str) -> Imported:
+    async def _read_auth_json(self, text: Secret, backend: str, issuer: str | None) -> Imported:
         parsed = parse_auth_json(text.reveal().encode())
         match parsed:
             case WorkspaceRecord():
@@ -115,7 +114,7 @@ class ImportReader:
                     key=_parse_key("agent_identity.agent_private_key", parsed.agent_private_key),
                     agent_runtime_id=parsed.agent_runtime_id,
                     task_id=parsed.background_task_id,
-                    bearer=_access_token(parsed.tokens),
+                    bearer=_login(parsed.tokens, issuer),
                 )
             case AccountRecord():
                 return Imported(
@@ -128,7 +127,7 @@ class ImportReader:
                     key=_parse_key("agent_identity.agent_private_key", parsed.agent_private_key),
                     agent_runtime_id=parsed.agent_runtime_id,
                     task_id=parsed.task_id,
-                    bearer=_access_token(parsed.tokens),
+                    bearer=_login(parsed.tokens, issuer),
                 )
             case IdentityJwt():
                 return await self._read_jwt(parsed.unverified_jwt, backend)
@@ -141,7 +140,7 @@ class ImportReader:
                     email=claims.unverified_email,
                     plan_type=claims.unverified_plan_type,
                     fedramp=claims.unverified_fedramp,
-                    bearer=_access_token(parsed.tokens),
+                    bearer=_login(parsed.tokens, issuer),
                 )
             case ApiKey():
                 return Imported(origin=Origin.BEARER_ONLY, account_id=None, user_id=None, bearer=OwnBearer(parsed.key))
@@ -184,5 +183,27 @@ def _parse_key(place: str, text: Secret) -> SigningKey:
         raise errors.ImportInvalidError(violations={place: f"cannot be used: {error}"}) from None
 
 
-def _access_token(tokens: Tokens | None) -> OwnBearer | None:
-    return None if tokens is None else OwnBearer(tokens.access_token, tokens.unverified_expire_time)
+def _login(tokens: Tokens | None, issuer: str | None) -> OwnBearer | OwnLogin | None:
+    if tokens is None:
+        return None
+    if issuer is None or tokens.refresh_token is None:
+        return OwnBearer(tokens.access_token, tokens.unverified_expire_time)
+    return OwnLogin(
+        source=issuer,
+        refresh_token=tokens.refresh_token,
+        access_token=tokens.access_token,
+        id_token=tokens.id_token,
+        expire_time=tokens.unverified_expire_time,
+    )
+
+
+def agreed(name: str, stated: str | None, found: str | None, *, unknown_matches: bool = True) -> str | None:
+    """
+    Return the one of two statements that is there.
+
+    Raises:
+        AccountMismatchError: they contradict each other.
+    """
+    if stated is not None and stated != found and not (found is None and unknown_matches):
+        raise errors.AccountMismatchError(metadata={"field": name})
+    return stated or found

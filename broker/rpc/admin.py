@@ -15,8 +15,9 @@ from broker.authorization import STALE_AFTER_SECONDS, Authorizer
 from broker.bearer import BearerSource
 from broker.clock import Clock
 from broker.enrollment import BearerChoice, CreateOrder, Enroller, ImportOrder, NamedSource
-from broker.imports import BareKey, OwnBearer
+from broker.imports import BareKey
 from broker.model import Identity, IdentityState, Mode, Secret, Task, TaskState
+from broker.own_bearers import OwnBearer
 from broker.registration import ANSWER_MARGIN_SECONDS
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Context, Gate, current_call

@@ -14,12 +14,12 @@ from broker.backends import Backend
 from broker.bearer import BearerSource
 from broker.bearer.oauth import Issuer, Logins
 from broker.enrollment import BearerChoice, CreateOrder, Enroller
-from broker.imports import OwnBearer
 from broker.keyring import Keyring
 from broker.lifetimes import Lifetimes
 from broker.model import Identity, IdentityName, Mode, Secret
 from broker.origins import parse_origin
 from broker.outbound import FailureKind, OutboundFailure
+from broker.own_bearers import OwnBearer
 from broker.profiles import DEFAULT_PROFILE, PRESETS
 from broker.registration import Registrar
 from broker.snapshots import IdentityView, Snapshots

@@ -12,10 +12,10 @@ from broker.bearer import Bearer
 from broker.bearer.static import StaticSource
 from broker.enrollment import CreateOrder, NamedSource
 from broker.errors import BrokerError
-from broker.imports import OwnBearer
 from broker.keyring import SealBrokenError
 from broker.model import Identity, IdentityName, IdentityState, Mode, Secret
 from broker.outbound import FailureKind
+from broker.own_bearers import OwnBearer
 from broker.snapshots import open_private_key, private_key_context
 from tests.support.workshop import Workshop, failure, workshop
 
