@@ -57,6 +57,7 @@ def controls(backend: Backend) -> Starlette:
         ("POST", "/tokens", board.mint_token),
         ("GET", "/exchanges", board.get_exchanges),
         ("GET", "/families", board.list_families),
+        ("DELETE", "/families/{family}", board.end_family),
         ("GET", "/clients", board.list_clients),
         ("POST", "/clients", board.register_client),
         ("POST", "/subject-tokens", board.mint_subject_token),
@@ -146,6 +147,11 @@ class _Controls:
     async def list_families(self, _request: Request) -> Response:
         families = [family.as_json() for family in self._backend.oauth.families]
         return JSONResponse({"count": len(families), "families": families})
+
+    async def end_family(self, request: Request) -> Response:
+        if not self._backend.oauth.families.end(request.path_params["family"]):
+            raise Refusal(404, "family_unknown", "no living family has this name")
+        return Response(status_code=204)
 
     async def list_clients(self, _request: Request) -> Response:
         clients = [client.as_json() for client in self._backend.oauth.clients.all()]

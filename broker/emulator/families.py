@@ -223,6 +223,11 @@ class Families:
         _note(found, exchange)
         return self._end(found.family, by="revocation")
 
+    def end(self, name: str) -> bool:
+        """End a family by its name, as a user who logs out elsewhere; False when there is none, or it has ended."""
+        family = self._families.get(name)
+        return family is not None and self._end(family, by="revocation")
+
     def _issue(self, family: Family, *, now: datetime, refresh_token: str | None, id_token: bool) -> TokenPair:
         lifetime = family.access_lifetime
         if lifetime is None:

@@ -19,14 +19,14 @@ class Entry:
         time: Arrival on the backend's own clock, RFC 3339.
         method: The HTTP method.
         path: The raw path, without the query.
-        operation: What the path means: `agent_register`, `task_register`, `biscuit`, `jwks`, `oauth`, `resource`,
-            or `unknown`.
+        operation: What the path means: `agent_register`, `task_register`, `biscuit`, `jwks`, `oauth`,
+            `oauth_revoke`, `resource`, or `unknown`.
         base: The prefix an agent or task call was made under.
         header_names: The names of all request headers, lower case, sorted.
         body_size: Bytes received.
         body_sha256: Their digest.
         credential_kind: What was presented: `agent_assertion`, `bearer`, `biscuit`, `signature`, `refresh_token`,
-            `other` or `none`.
+            `client_secret`, `subject_token`, `revoked_token`, `other` or `none`.
         credential_fingerprint: First 16 hex digits of the SHA-256 of a bearer, biscuit, assertion or refresh
             token: tells two of them apart, reveals none.
         verdict: `verified`, `refused`, `not_required`, `unprocessed` when a fault kept the request from being

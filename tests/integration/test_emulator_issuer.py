@@ -435,6 +435,16 @@ async def test_revoking_a_refresh_token_ends_its_family(stage: Stage) -> None:
     assert (exchanges.double_uses, exchanges.families_revoked) == (0, 1)
 
 
+async def test_a_login_can_be_ended_from_elsewhere(stage: Stage) -> None:
+    """The control ends one family by name, once; its refresh token is invalid, another login's is not."""
+    ended, other = (stage.emulator.backend.mint_token() for _ in range(2))
+    answers = [await stage.http.delete(f"/_emulator/families/{ended.family}") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [204, 404]
+    refused = await stage.ask("refresh_token", client_id="app", refresh_token=ended.refresh_token)
+    assert outcome(refused) == (401, "refresh_token_invalidated")
+    assert await stage.granted("refresh_token", client_id="app", refresh_token=other.refresh_token)
+
+
 async def test_revoking_an_access_token_ends_it_alone(stage: Stage) -> None:
     """The access token is refused, the family lives."""
     login = stage.emulator.backend.mint_token()
