@@ -27,8 +27,8 @@ class Entry:
         body_sha256: Their digest.
         credential_kind: What was presented: `agent_assertion`, `bearer`, `biscuit`, `signature`, `refresh_token`,
             `client_secret`, `subject_token`, `revoked_token`, `other` or `none`.
-        credential_fingerprint: First 16 hex digits of the SHA-256 of a bearer, biscuit, assertion or refresh
-            token: tells two of them apart, reveals none.
+        credential_fingerprint: First 16 hex digits of the SHA-256 of what was presented: tells two of them apart,
+            reveals none. None for a `signature`, and for `none`.
         verdict: `verified`, `refused`, `not_required`, `unprocessed` when a fault kept the request from being
             looked at, or `pending` until then.
         refusal: The precise cause when refused.
