@@ -7,9 +7,9 @@ step that was recorded and may not have been carried out (a crash, a backend tha
 window begins anew; so whoever carries one out does so by what cannot happen twice: the version of the task, the key
 that is on its way.
 
-An assertion: a fresh upstream task; then, where its fresh task is rejected too, the mark of a route that alone rejects;
-then, where a second route rejects or the backend refuses to register a task, another agent; then the end. The backend
-has accepted a signature of the agent for each fresh task, so a single route that rejects speaks against that route.
+An assertion: a fresh upstream task; then, where that is rejected too, the mark of the route, which alone rejects; then,
+where a second route rejects or the backend refuses to register a task, another agent; then the end. The backend has
+accepted a signature of the agent for each fresh task, so a single route that rejects speaks against that route only.
 A bearer: one refresh; then the end of that token. The two never touch what is the other's.
 
 The ladder is kept as a JSON document in a row of the identity's, of bounded size, which all processes share.
@@ -241,10 +241,10 @@ def _agent_refused(ladder: Ladder, report: RegistrationRefused, now: float, wind
 def _another_agent(
     ladder: Ladder, report: AssertionRejected | RegistrationRefused, now: float, window: float
 ) -> tuple[Ladder, Step]:
-    if not report.can_register:
-        return ladder, Step.REJECT_IDENTITY
-    if ladder.renewal is not None and ladder.renewal.generation != report.generation:
-        return ladder, Step.REJECT_IDENTITY
+    had_one = ladder.renewal is not None and ladder.renewal.generation != report.generation
+    if had_one or not report.can_register:
+        # Whoever makes it serve again, a person, begins at the foot of the ladder.
+        return replace(ladder, replacements={}, mark=None, renewal=None), Step.REJECT_IDENTITY
     return replace(ladder, renewal=Renewal(report.generation, now + window)), Step.REGISTER_ANEW
 
 

@@ -132,6 +132,13 @@ def test_a_new_agent_of_somebody_else_clears_what_was_held_against_the_old_one()
     assert after(rejected(30, generation=3), held=held)[1] == [Step.REPLACE_TASK]
 
 
+def test_a_rejected_identity_begins_at_the_foot_once_it_serves_again() -> None:
+    """A person has looked at it: with the same key or another, what was tried before is not held against it."""
+    held, steps = after(rejected(7), refused(can_register=False))
+    assert steps == [Step.REPLACE_TASK, Step.REJECT_IDENTITY]
+    assert held == Ladder(generation=1)
+
+
 def test_a_report_of_a_generation_that_is_past_changes_nothing() -> None:
     """A process that has not heard of the new agent yet cannot take steps on the old one."""
     held, _ = after(rejected(7, generation=5))
