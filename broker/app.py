@@ -20,14 +20,12 @@ from typing import Final
 
 from broker import __version__
 from broker.audit import AuditLog
-from broker.auth_json import unverified_expire_time
 from broker.authorization import AuthorizationSettings, Authorizer
 from broker.backend_api import BackendApi, BackendEndpoints
 from broker.backends import Backend
-from broker.bearer import Bearer, BearerSource
-from broker.bearer.file import BearerFileError, FileSource, read_token
-from broker.bearer.oauth import Logins
-from broker.bearer.static import StaticSource
+from broker.bearer import BearerSource
+from broker.bearer.configured import Surroundings, issuer_lines, open_issuers, open_sources
+from broker.bearer.oauth import Issuer, Logins
 from broker.clock import Clock, SystemClock
 from broker.config import BackendSection, Config
 from broker.enrollment import Enroller
@@ -176,16 +174,14 @@ class Application:
         apis = {name: self._api(backends[name], section) for name, section in config.backends.items()}
         for api in apis.values():
             self._exits.push_async_callback(api.aclose)
-        sources = _bearer_sources(config, clock)
-        for source in sources.values():
-            self._exits.push_async_callback(source.close)
+        sources, issuers = self._open_bearers(jitter)
         # 4. The snapshots.
         self.snapshots = Snapshots(
             store=self.store,
             keyring=keyring,
             backends=backends,
             bearer_sources=sources,
-            logins=Logins({}, store=self.store, keyring=keyring, clock=clock, metrics=self.metrics, jitter=jitter),
+            logins=Logins(issuers, store=self.store, keyring=keyring, clock=clock, metrics=self.metrics, jitter=jitter),
             clock=clock,
             metrics=self.metrics,
             cached_threads=config.limits.cached_threads,
@@ -353,6 +349,19 @@ class Application:
             reflection_on=self.config.broker.reflection,
             arguments=self._channel_arguments,
         )
+
+    def _open_bearers(self, jitter: random.Random) -> tuple[dict[str, BearerSource], dict[str, Issuer]]:
+        def on_change() -> None:
+            self.snapshots.touch()
+
+        lines = issuer_lines(self.config, self._clock)
+        around = Surroundings(self.config, lines, self._clock, self.metrics, jitter, on_change)
+        sources, issuers = open_sources(around), open_issuers(around)
+        for source in sources.values():
+            self._exits.push_async_callback(source.close)
+        for issuer in issuers.values():
+            self._exits.push_async_callback(issuer.close)
+        return sources, issuers
 
     def _watch_hub(self, jitter: random.Random) -> WatchHub:
         limits = self.config.limits
@@ -564,24 +573,3 @@ def _backend(name: str, section: BackendSection, config: Config) -> Backend:
         allow_loopback_http=config.dev,
         task_lifetime=section.task_lifetime_seconds,
     )
-
-
-def _bearer_sources(config: Config, clock: Clock) -> dict[str, BearerSource]:
-    sources: dict[str, BearerSource] = {}
-    problems = []
-    for name, section in config.bearer_sources.items():
-        if section.type == "file":
-            sources[name] = FileSource(section.path, clock, lifetime=section.lifetime_seconds)
-            continue
-        try:
-            token = read_token(section.path)
-        except BearerFileError as error:
-            problems.append(f"bearer_sources.{name}: {error}")
-            continue
-        end = unverified_expire_time(token)
-        if end is None and section.lifetime_seconds is not None:
-            end = clock.now() + section.lifetime_seconds
-        sources[name] = StaticSource(Bearer(token, end), clock)
-    if problems:
-        raise StartupError(*problems)
-    return sources

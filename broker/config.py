@@ -449,6 +449,9 @@ class WorkloadIdentitySourceSection(_IssuerSection):
     """`token_exchange`: how the secret is shown: `basic` in the Authorization header, `post` in the form."""
     lifetime_seconds: Seconds | None = None
     """`token_exchange`: how long a token may be used, where neither the answer nor the token itself says."""
+    advisory_seconds: Seconds | None = None
+    """How long before its end a bearer is refreshed while it is still handed out; at most half of its life. Unset, a
+    quarter of its life and at most 15 minutes, for `jwt_bearer` half of it and at most 2 minutes."""
     timeout_seconds: Annotated[float, Field(ge=0.1, le=120, allow_inf_nan=False)] = 30.0
     """How long one exchange may take."""
 

@@ -9,10 +9,12 @@ The meaning of a setting is the text below it in `broker/config.py`; one without
 """
 
 import ast
+import inspect
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -51,11 +53,9 @@ def page() -> str:
     for name, field in Config.model_fields.items():
         if field.exclude:
             continue
-        model = _model_of(field.annotation)
-        if _is_table_of(field.annotation):
-            parts += _section(model, f"{name}.NAME")
-        else:
-            parts += _section(model, name)
+        path = f"{name}.NAME" if _is_table_of(field.annotation) else name
+        for model in _models_of(field.annotation):
+            parts += _section(model, path)
     return "\n".join(parts)
 
 
@@ -63,7 +63,8 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
     nested: list[tuple[type[BaseModel], str]] = []
     rows = []
     meanings = _texts_below(model)
-    for key, field in model.model_fields.items():
+    own = inspect.get_annotations(model)
+    for key, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in own):
         if not meanings.get(key):
             message = f"{path}.{key} has no text below it in broker/config.py"
             raise SystemExit(message)
@@ -74,7 +75,7 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
             schema = model.model_json_schema(mode="validation")["properties"][key]
             definitions = model.model_json_schema(mode="validation").get("$defs", {})
             rows.append((f"`{key}`", _type(schema, definitions), _default(field), _meaning(path, key, meanings[key])))
-    yield f"## `[{path}]`\n"
+    yield f"## `[{path}]`{_kind(model)}\n"
     yield f"{' '.join((model.__doc__ or '').split())}\n"
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
@@ -84,6 +85,12 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
         yield from _section(inner, inner_path)
 
 
+def _kind(model: type[BaseModel]) -> str:
+    """Return what tells this section from the others of its name, if there are others."""
+    field = model.model_fields.get("type")
+    return "" if field is None else f', `type = "{get_args(field.annotation)[0]}"`'
+
+
 def _meaning(path: str, key: str, text: str) -> str:
     if (path, key) == ("backends.NAME", "profile"):
         return f"{text} One of {', '.join(f'`{name}`' for name in PRESETS)}."
@@ -91,26 +98,33 @@ def _meaning(path: str, key: str, text: str) -> str:
 
 
 def _texts_below(model: type[BaseModel]) -> dict[str, str]:
-    """Return the text that stands below each field in the source."""
-    (found,) = (
-        node
+    """Return the text that stands below each field in the source, of the section or of one that it is made from."""
+    classes = {
+        node.name: node
         for node in ast.parse(Path(config.__file__).read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and node.name == model.__name__
-    )
+        if isinstance(node, ast.ClassDef)
+    }
     texts = {}
-    for field, below in zip(found.body, found.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            texts[field.target.id] = " ".join(str(below.value.value).split()) if is_text else ""
+    for one in reversed(model.__mro__):
+        found = classes[one.__name__].body if one.__name__ in classes else []
+        for field, below in itertools.pairwise(found):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                texts[field.target.id] = " ".join(str(below.value.value).split()) if is_text else ""
     return texts
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     """Return the section that an annotation holds, if it holds one."""
+    return next(_models_of(annotation), None)
+
+
+def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Return the sections that an annotation holds: several where their `type` tells which it is."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_of(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((model for model in found if model is not None), None)
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_of(argument)
 
 
 def _is_table_of(annotation: Any) -> bool:
@@ -122,6 +136,8 @@ def _type(schema: dict[str, Any], definitions: dict[str, Any]) -> str:  # noqa: 
         return _type(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in schema:
         return " or ".join(_type(one, definitions) for one in schema["anyOf"] if one.get("type") != "null")
+    if "const" in schema:
+        return f'`"{schema["const"]}"`'
     if "enum" in schema:
         return ", ".join(f"`{word}`" for word in schema["enum"])
     match schema["type"]:

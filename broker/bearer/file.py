@@ -45,11 +45,17 @@ def read_token(path: Path) -> Secret:
     if status.st_mode & stat.S_IWOTH:
         message = f"{path}: can be written by everybody; chmod o-w {path}"
         raise BearerFileError(message)
-    text = raw.strip().decode("ascii", errors="replace")
-    if not text or len(raw) > LARGEST_TOKEN_BYTES or not text.isascii() or not text.isprintable() or " " in text:
+    token = as_token(raw.strip().decode("ascii", errors="replace"))
+    if token is None or len(raw) > LARGEST_TOKEN_BYTES:
         message = f"{path}: must hold one token: printable ASCII without spaces, at most {LARGEST_TOKEN_BYTES} bytes"
         raise BearerFileError(message)
-    return Secret(text)
+    return token
+
+
+def as_token(text: str) -> Secret | None:
+    """Return a text as a token; None for one that is none: not printable ASCII, with spaces, longer than 16 KiB."""
+    is_one = 0 < len(text) <= LARGEST_TOKEN_BYTES and text.isascii() and text.isprintable() and " " not in text
+    return Secret(text) if is_one else None
 
 
 def _without_waiting(path: str, flags: int) -> int:

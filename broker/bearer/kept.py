@@ -118,7 +118,8 @@ class _Job:
     """None while it is only being looked whether there is any use in asking."""
 
 
-async def _never() -> bool:
+async def never_changed() -> bool:
+    """Say that nothing changes by itself: what was refused stays refused until somebody says otherwise."""
     return False
 
 
@@ -150,7 +151,7 @@ class KeptBearer(BearerSource):
         jitter: random.Random,
         windows: Windows | None = None,
         bearer: Bearer | None = None,
-        changed: Callable[[], Awaitable[bool]] = _never,
+        changed: Callable[[], Awaitable[bool]] = never_changed,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._exchange = exchange

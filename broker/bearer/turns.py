@@ -21,7 +21,7 @@ class Turn:
 
     @property
     def has_come(self) -> bool:
-        """Whether the exchange may begin."""
+        """Whether the exchange may begin, or never will."""
         return self.come.done()
 
 
@@ -43,10 +43,14 @@ class Turns:
         self._urgent: OrderedDict[Turn, None] = OrderedDict()
         self._ahead: OrderedDict[Turn, None] = OrderedDict()
         self._usher: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def ask(self, *, urgent: bool) -> Turn:
         """Return a turn, which has come already when one is free and nobody waits."""
         turn = Turn()
+        if self._is_closed:
+            turn.come.cancel()
+            return turn
         (self._urgent if urgent else self._ahead)[turn] = None
         if self._usher is None:
             self._admit()
@@ -64,12 +68,16 @@ class Turns:
         """Give up a place in the line."""
         self._ahead.pop(turn, None)
         self._urgent.pop(turn, None)
+        if self._usher is not None and not (self._urgent or self._ahead):
+            self._usher.cancel()
+            self._usher = None
 
     async def close(self) -> None:
-        """End the line; nobody may be in it any more."""
-        if self._usher is not None:
-            self._usher.cancel()
-            await asyncio.wait({self._usher})
+        """Let nobody in any more; whoever waits, or asks yet, is cancelled."""
+        self._is_closed = True
+        for turn in (*self._urgent, *self._ahead):
+            turn.come.cancel()
+            self.leave(turn)
 
     async def _admit_all(self) -> None:
         while self._urgent or self._ahead:

@@ -94,7 +94,7 @@ def check_config(*, form: str, **where: Any) -> None:
                 for name, backend in config.backends.items()
             ),
             *(
-                (f"bearer source {name}", f"{source.type}, {source.path}")
+                (f"bearer source {name}", f"{source.type}, {source.summary}")
                 for name, source in config.bearer_sources.items()
             ),
         )

@@ -1,5 +1,6 @@
 """The settings: what may stand in the file and the environment, and that all of what is wrong is told at once."""
 
+import inspect
 import itertools
 import json
 import tomllib
@@ -42,7 +43,7 @@ def sections() -> list[type[BaseModel]]:
         if isinstance(one, type)
         and issubclass(one, BaseModel)
         and one.__module__ == config_module.__name__
-        and one.__name__ != "_Section"
+        and not one.__name__.startswith("_")
     ]
 
 
@@ -57,11 +58,27 @@ WHERE = {
     "LimitsSection": "limits",
     "ScopeSection": "scopes.control_plane",
     "BackendSection": "backends.default",
-    "BearerSourceSection": "bearer_sources.tokens",
+    "StaticSourceSection": "bearer_sources.tokens",
+    "FileSourceSection": "bearer_sources.tokens",
+    "OauthSourceSection": "bearer_sources.tokens",
+    "ClientCredentialsSourceSection": "bearer_sources.tokens",
+    "WorkloadIdentitySourceSection": "bearer_sources.tokens",
+    "CommandSourceSection": "bearer_sources.tokens",
+    "JwtIdentitySourceSection": "bearer_sources.tokens",
 }
 NEEDED = {
-    "listen.tls": 'certificate_file = "/c"\nprivate_key_file = "/k"\n',
-    "bearer_sources.tokens": 'type = "file"\npath = "/t"\n',
+    "TlsSection": 'certificate_file = "/c"\nprivate_key_file = "/k"\n',
+    "StaticSourceSection": 'type = "static"\npath = "/t"\n',
+    "FileSourceSection": 'type = "file"\npath = "/t"\n',
+    "OauthSourceSection": 'type = "oauth"\n',
+    "ClientCredentialsSourceSection": (
+        'type = "client_credentials"\ntoken_url = "https://i.example/t"\nclient_id = "c"\nclient_secret_file = "/s"\n'
+    ),
+    "WorkloadIdentitySourceSection": (
+        'type = "workload_identity"\nidentity_token_file = "/t"\nfederation_rule_id = "r"\n'
+    ),
+    "CommandSourceSection": 'type = "command"\ncommand = ["/bin/true"]\n',
+    "JwtIdentitySourceSection": 'type = "jwt_identity"\n',
 }
 
 
@@ -94,7 +111,7 @@ def test_an_unknown_key_is_a_problem_in_every_section(tmp_path: Path, section: t
     name = WHERE[section.__name__]
     meant = next(field for field in section.model_fields if field != "dev")
     header = f"[{name}]\n" if name else ""
-    (problem,) = problems(written(tmp_path, f"{header}{NEEDED.get(name, '')}{meant}x = 1\n"))
+    (problem,) = problems(written(tmp_path, f"{header}{NEEDED.get(section.__name__, '')}{meant}x = 1\n"))
     assert problem.startswith(f"{name}.{meant}x: ".removeprefix("."))
     assert "there is no such setting" in problem
     assert f"did you mean {meant}?" in problem
@@ -110,10 +127,10 @@ def test_an_unknown_key_that_is_like_none_gets_no_suggestion(tmp_path: Path) -> 
 
 def test_every_setting_says_what_it_is() -> None:
     """Each setting has a text behind it in the source, from which the reference is made."""
-    source = Path(config_module.__file__).read_text()
-    lines = source.splitlines()
+    lines = Path(config_module.__file__).read_text().splitlines()
     for section, field in ((one, name) for one in sections() if one is not Config for name in one.model_fields):
-        start = lines.index(f"class {section.__name__}(_Section):")
+        owner = next(one for one in section.__mro__ if field in inspect.get_annotations(one))
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"class {owner.__name__}("))
         at = next(i for i in range(start, len(lines)) if lines[i].startswith(f"    {field}: "))
         rest = itertools.dropwhile(lambda line: not line.startswith(("    ) = (", "    )")), lines[at + 1 :])
         following = lines[at + 1] if lines[at].count("(") == lines[at].count(")") else list(rest)[1]
@@ -437,3 +454,93 @@ def test_a_wrong_profile_does_not_hide_a_wrong_url(tmp_path: Path) -> None:
     told = problems(path)
     assert any(problem.startswith("backends.default.profile: ") for problem in told)
     assert any(problem.startswith("backends.default.base_url: ") for problem in told)
+
+
+def test_every_problem_of_every_bearer_source_is_told_at_once(tmp_path: Path) -> None:
+    """Wrong kinds, missing and misspelt keys, wrong URLs and what does not fit together, each by its own name."""
+    path = written(
+        tmp_path,
+        """
+        [bearer_sources.misspelt]
+        type = "file"
+        pth = "x"
+        [bearer_sources.unknown]
+        type = "oidc"
+        [bearer_sources.kindless]
+        path = "/x"
+        [bearer_sources.secret]
+        type = "client_credentials"
+        token_url = "https://user:password@issuer.example/token"
+        client_id = "a"
+        client_secret = "in the open"
+        client_secret_file = "/x"
+        advisory_seconds = 1
+        mandatory_seconds = 2
+        [bearer_sources.mixed]
+        type = "workload_identity"
+        identity_token_file = "relative"
+        audience = "x"
+        token_url = "https://issuer.example/token?a=b"
+        [bearer_sources.half]
+        type = "workload_identity"
+        grant = "token_exchange"
+        identity_token_file = "/t"
+        client_secret_file = "/s"
+        account_id = "a"
+        [bearer_sources.shell]
+        type = "command"
+        command = ["sh", "-c", "true"]
+        [bearer_sources.plain]
+        type = "oauth"
+        token_url = "http://127.0.0.1/token"
+        lease_seconds = 2
+        [bearer_sources.fragment]
+        type = "oauth"
+        token_url = "https://issuer.example/token#x"
+        """,
+    )
+    assert {problem.partition(": ")[0] for problem in problems(path)} == {
+        "bearer_sources.misspelt.path",
+        "bearer_sources.misspelt.pth",
+        "bearer_sources.unknown.type",
+        "bearer_sources.kindless.type",
+        "bearer_sources.secret.client_secret",
+        "bearer_sources.secret.token_url",
+        "bearer_sources.secret.advisory_seconds",
+        "bearer_sources.mixed.identity_token_file",
+        "bearer_sources.mixed.federation_rule_id",
+        "bearer_sources.mixed.audience",
+        "bearer_sources.mixed.token_url",
+        "bearer_sources.half.token_url",
+        "bearer_sources.half.client_id",
+        "bearer_sources.half.account_id",
+        "bearer_sources.shell.command",
+        "bearer_sources.plain.token_url",
+        "bearer_sources.plain.lease_seconds",
+        "bearer_sources.fragment.token_url",
+    }
+    assert "password@" not in str(problems(path))
+
+
+def test_a_setting_of_a_bearer_source_is_named_by_its_variable() -> None:
+    """The kind of the source is no part of a setting's name, nor of the variable's."""
+    prefix = "CREDENTIAL_BROKER_BEARER_SOURCES__TOKENS"
+    (problem,) = problems(
+        None,
+        {
+            f"{prefix}__TYPE": "command",
+            f"{prefix}__COMMAND": '["/bin/date"]',
+            f"{prefix}__TIMEOUT_SECONDS": "0",
+        },
+    )
+    assert problem.startswith("bearer_sources.tokens.timeout_seconds: ")
+    assert problem.endswith(f"(set by {prefix}__TIMEOUT_SECONDS)")
+
+
+def test_an_issuer_on_loopback_may_be_plain_in_dev_only() -> None:
+    """As for backends: plain http goes to loopback literals, and only where dev mode is chosen."""
+    prefix = "CREDENTIAL_BROKER_BEARER_SOURCES__TOKENS"
+    environment = {f"{prefix}__TYPE": "oauth", f"{prefix}__TOKEN_URL": "http://127.0.0.1:1/oauth/token"}
+    assert load_config(None, environment, dev=True).bearer_sources["tokens"].type == "oauth"
+    assert problems(None, environment)
+    assert problems(None, {**environment, f"{prefix}__TOKEN_URL": "http://localhost/oauth/token"}, dev=True)
