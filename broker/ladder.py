@@ -50,7 +50,7 @@ class Step(StrEnum):
     REGISTER_ANEW = "REGISTER_ANEW"
     """Give the identity another agent."""
     REJECT_IDENTITY = "REJECT_IDENTITY"
-    """Nothing is left to try: the identity is REJECTED."""
+    """Nothing is left to try: the identity is REJECTED, which its row must say before this ladder is kept."""
     REFRESH_BEARER = "REFRESH_BEARER"
     """Have the source obtain another token than this one."""
     END_BEARER = "END_BEARER"

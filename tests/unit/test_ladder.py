@@ -235,6 +235,8 @@ class World:
         else:
             assert step not in {Step.REFRESH_BEARER, Step.END_BEARER}
             assert (self.held.refresh, self.held.rejected_bearers) == (before.refresh, before.rejected_bearers)
+        if step is Step.REJECT_IDENTITY:
+            self.rejected = True  # which is in the identity's row before the ladder is written
         if not carried_out:
             return
         match step:
@@ -246,8 +248,6 @@ class World:
                 self.taken.append((self.now, step, None))
                 self.generation += 1
                 self.versions = {key: self._next() for key in KEYS}
-            case Step.REJECT_IDENTITY:
-                self.rejected = True
             case Step.REFRESH_BEARER:
                 assert isinstance(report, BearerRejected)
                 self.taken.append((self.now, step, None))
