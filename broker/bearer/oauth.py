@@ -86,7 +86,6 @@ class Issuer:
         One that is cut off may have been processed: its refresh token is probed by whoever comes next.
         """
         self.is_closed = True
-        await self.turns.close()
         if self.flights:
             await asyncio.wait(self.flights, timeout=self.patience)
         left = set(self.flights)
@@ -246,7 +245,9 @@ class LoginExchange:
 
     async def _send(self, held: StoredBearer, refresh_token: Secret) -> StoredBearer:
         try:
-            answer = await self._issuer.grant.refresh(refresh_token)
+            # The store may have taken its time: when the lease is over another process may be sending it.
+            left = (held.lease_expire_time or 0.0) - self._clock.now()
+            answer = await self._issuer.grant.refresh(refresh_token, within=left)
             self._require_owners(answer)
             return await self._keep(held, answer, refresh_token)
         except RefreshFailure as failure:

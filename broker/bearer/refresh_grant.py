@@ -7,6 +7,7 @@ sent again.
 """
 
 import asyncio
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,13 +104,20 @@ class RefreshGrant:
         self._client_secret_file = client_secret_file
         self.timeout: Final = timeout
 
-    async def refresh(self, refresh_token: Secret) -> Refreshed:
+    async def refresh(self, refresh_token: Secret, *, within: float = math.inf) -> Refreshed:
         """
         Exchange a refresh token; it is sent once or not at all.
+
+        Args:
+            refresh_token: what is exchanged.
+            within: seconds after which it must no longer be on its way; it is not sent when half of `timeout` is more.
 
         Raises:
             RefreshFailure: there are no new tokens.
         """
+        if within < self.timeout / 2:
+            raise RefreshFailure(Verdict.NOT_PROCESSED, "no_time_left", note="too little time is left to send it")
+        started = self._clock.monotonic()
         payload = {
             "client_id": self._client_id,
             "grant_type": "refresh_token",
@@ -117,7 +125,7 @@ class RefreshGrant:
             **await self._secret(),
         }
         send_time = self._clock.now()
-        deadline = self._clock.monotonic() + self.timeout
+        deadline = started + min(self.timeout, within)
         try:
             answer = await self._http.send_json(
                 _OPERATION, self._token_url, payload, timeout=self.timeout, deadline=deadline
