@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from broker import __version__
+from broker.agents import AgentRegistrar
 from broker.audit import AuditLog
 from broker.authorization import AuthorizationSettings, Authorizer
 from broker.backend_api import BackendApi, BackendEndpoints
@@ -38,6 +39,8 @@ from broker.origins import parse_origin
 from broker.outbound import ExchangeRecord
 from broker.profiles import PRESETS, resolve_urls
 from broker.registration import Registrar
+from broker.rejection import Mender
+from broker.rotation import Rotator
 from broker.rpc.admin import BrokerAdminServicer
 from broker.rpc.callers import LOCAL_CALLER, LOCAL_OPERATOR
 from broker.rpc.interceptors import Chain, Gate
@@ -279,6 +282,7 @@ class Application:
         callers = CredentialBrokerServicer(
             authorizer=self.authorizer,
             tasks=tasks,
+            mender=self._mender(keyring, apis, audit, jitter),
             conversations=WatchConversations(hub=self.watch, clock=clock, metrics=self.metrics),
             page_tokens=page_tokens,
             clock=clock,
@@ -362,6 +366,46 @@ class Application:
         for issuer in issuers.values():
             self._exits.push_async_callback(issuer.close)
         return sources, issuers
+
+    def _mender(
+        self, keyring: Keyring, apis: Mapping[str, BackendApi], audit: AuditLog, jitter: random.Random
+    ) -> Mender:
+        agents = AgentRegistrar(
+            store=self.store,
+            snapshots=self.snapshots,
+            registrar=self.registrar,
+            keyring=keyring,
+            apis=apis,
+            clock=self._clock,
+            metrics=self.metrics,
+            lease_seconds=self.config.limits.registration_lease_seconds,
+            jitter=jitter,
+        )
+        self._exits.push_async_callback(agents.close)
+        rotator = Rotator(
+            store=self.store,
+            snapshots=self.snapshots,
+            registrar=self.registrar,
+            agents=agents,
+            keyring=keyring,
+            clock=self._clock,
+            token_bytes=secrets.token_bytes,
+        )
+        mender = Mender(
+            store=self.store,
+            snapshots=self.snapshots,
+            registrar=self.registrar,
+            rotator=rotator,
+            agents=agents,
+            authorizer=self.authorizer,
+            apis=apis,
+            audit=audit,
+            clock=self._clock,
+            metrics=self.metrics,
+            window_seconds=self.config.broker.rejection_window_seconds,
+        )
+        self._exits.push_async_callback(mender.close)
+        return mender
 
     def _watch_hub(self, jitter: random.Random) -> WatchHub:
         limits = self.config.limits

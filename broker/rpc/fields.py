@@ -18,6 +18,8 @@ LONGEST_URL: Final = 2048
 LONGEST_ID: Final = 128
 LONGEST_TOKEN: Final = 16 * 1024
 LONGEST_COMMENT_BYTES: Final = 256
+LONGEST_DETAIL_BYTES: Final = 256
+UNAUTHORIZED: Final = 401
 DEFAULT_PAGE_SIZE: Final = 100
 LARGEST_PAGE_SIZE: Final = 1000
 LONGEST_DURATION: Final = 366 * 86400
@@ -111,6 +113,21 @@ def comment(value: str) -> str:
     """Return an operator's comment."""
     if len(value.encode()) > LONGEST_COMMENT_BYTES or not value.isprintable():
         raise FieldInvalidError(violations={"comment": f"has at most {LONGEST_COMMENT_BYTES} bytes on one line"})
+    return value
+
+
+def rejected_status(value: int) -> None:
+    """Check that what is reported is about the credential."""
+    if value != UNAUTHORIZED:
+        raise FieldInvalidError(
+            violations={"http_status": "must be 401: other statuses do not say that the credential was rejected"}
+        )
+
+
+def rejection_detail(value: str) -> str:
+    """Return what a backend said beside its status."""
+    if len(value.encode()) > LONGEST_DETAIL_BYTES:
+        raise FieldInvalidError(violations={"detail": f"has at most {LONGEST_DETAIL_BYTES} bytes"})
     return value
 
 

@@ -8,19 +8,32 @@ from credentialbroker.v1 import credential_broker_pb2_grpc
 from broker import errors
 from broker.authorization import Answer, AuthorizationRequest, Authorizer
 from broker.clock import Clock
+from broker.rejection import Mender, Rejection
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Call, Context, current_call
 from broker.rpc.pages import PageTokens
 from broker.rpc.server import Listener
+from broker.rpc.watch import WatchConversations
 from broker.tasks import TaskKeeper
 
 
 class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServicer):
     """`credentialbroker.v1.CredentialBroker`; what each RPC means stands in its proto file."""
 
-    def __init__(self, *, authorizer: Authorizer, tasks: TaskKeeper, page_tokens: PageTokens, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        authorizer: Authorizer,
+        tasks: TaskKeeper,
+        mender: Mender,
+        conversations: WatchConversations,
+        page_tokens: PageTokens,
+        clock: Clock,
+    ) -> None:
         self._authorizer = authorizer
         self._tasks = tasks
+        self._mender = mender
+        self._conversations = conversations
         self._page_tokens = page_tokens
         self._clock = clock
 
@@ -91,15 +104,24 @@ class CredentialBrokerServicer(credential_broker_pb2_grpc.CredentialBrokerServic
         return pb2.EndTaskResponse(task=messages.task(await self._tasks.end(view, thread_id), view.identity))
 
     async def ReportRejected(self, request: pb2.ReportRejectedRequest, context: Context) -> pb2.ReportRejectedResponse:
-        """Not built yet."""
-        raise errors.NotBuiltError
+        """Hand out something better than what a backend rejected."""
+        call = current_call()
+        fields.rejected_status(request.http_status)
+        fields.thread_id(request.thread_id)
+        rejection = Rejection(
+            scope=fields.scope(request.scope),
+            thread_id=request.thread_id,
+            revision=request.revision,
+            detail=fields.rejection_detail(request.detail),
+        )
+        answer = await self._mender.report(call, rejection, deadline=call.deadline)
+        return pb2.ReportRejectedResponse(authorization=self._pack(answer).authorization)
 
-    async def WatchAuthorizations(
+    async def WatchAuthorizations(  # type: ignore[override]  # reads and writes by itself: the chain knows such ones
         self, request_iterator: AsyncIterator[pb2.WatchAuthorizationsRequest], context: Context
-    ) -> AsyncIterator[pb2.WatchAuthorizationsResponse]:
-        """Not built yet."""
-        raise errors.NotBuiltError
-        yield pb2.WatchAuthorizationsResponse()  # type: ignore[unreachable]  # makes this a stream
+    ) -> None:
+        """Keep authorizations current."""
+        await self._conversations.serve(current_call(), context)
 
     async def ExplainAuthorization(
         self, request: pb2.ExplainAuthorizationRequest, context: Context
