@@ -143,6 +143,8 @@ class Identity:
     state: IdentityState
     state_reason: str = ""
     """Why the state is not ACTIVE, as an error reason; empty otherwise."""
+    former_state: IdentityState | None = None
+    """What a DISABLED identity was before, and is again once enabled; None otherwise."""
     account_id: str | None = None
     user_id: str | None = None
     email: str | None = None
@@ -175,6 +177,7 @@ class UpstreamTask:
     What the backend registered, or is being asked to register, under one key of one generation.
 
     A claim is in flight while `lease_expire_time` is set; only the holder of the current `fencing_token` completes it.
+    A leased one that is ACTIVE is being replaced and goes on being used until its successor is there.
     """
 
     identity_id: IdentityId
@@ -212,6 +215,8 @@ class Task:
     update_time: float
     purge_time: float | None = None
     """When the tombstone of an ended or revoked binding goes; None while it lives."""
+    last_use_time: float
+    """About when it was last signed for, to a fraction of the time after which unused bindings are pruned."""
     upstream: UpstreamTask | None = None
 
     @property
@@ -222,14 +227,83 @@ class Task:
         return self.upstream.state if self.upstream else TaskState.CLAIMED
 
 
+class RefreshState(StrEnum):
+    """
+    Where the refresh token of a stored bearer stands.
+
+    IDLE → IN_FLIGHT → IDLE with the next pair; IN_FLIGHT whose answer never came → PROBING → IDLE or DEAD.
+    """
+
+    IDLE = "IDLE"
+    """Not under way: there is a refresh token to send, or none at all."""
+    IN_FLIGHT = "IN_FLIGHT"
+    """Being sent for the first time, or was sent and nobody knows whether it was processed."""
+    PROBING = "PROBING"
+    """Being sent once more after the lease of the first sending, to learn which; never a third time."""
+    DEAD = "DEAD"
+    """Spent or refused: only a new login helps. An access token that still lives goes on being used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBearer:
-    """A bearer that came in by RPC or import and is kept sealed."""
+    """
+    A bearer of an identity's own, kept sealed: a static token, or the tokens of a login that are refreshed.
+
+    `pair` counts what was obtained and is what the sealed bytes are sealed to; `version` is bumped by every write.
+    A refresh is claimed as a task is: only the holder of the current `fencing_token` completes it.
+    """
 
     identity_id: IdentityId
-    sealed: bytes = field(repr=False)
-    version: int
+    version: int = 1
+    pair: int = 1
+    sealed: bytes | None = field(default=None, repr=False)
+    """The access token; None while there is none yet."""
     expire_time: float | None = None
+    obtain_time: float | None = None
+    source: str | None = None
+    """Name of the configured source of type `oauth` that refreshes it; None for a token that is never refreshed."""
+    sealed_refresh_token: bytes | None = field(default=None, repr=False)
+    refresh_state: RefreshState = RefreshState.IDLE
+    fencing_token: int = 1
+    lease_expire_time: float | None = None
+    retry_time: float | None = None
+    """Before this no other try is made: the issuer said so, or refused before it processed the last one."""
+    reason: str = ""
+    """Why `refresh_state` is DEAD, as a word for operators (`refresh_token_reused`); empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingAgent:
+    """
+    An agent on its way to being registered: of a new identity, or the next one of an identity that changes its key.
+
+    The key is here before the backend hears of it, so that no key the backend knows can be lost; retries, also by
+    another process, send the same key. Only the holder of the current `fencing_token` of a lease goes on with it.
+    """
+
+    identity_id: IdentityId
+    generation: int
+    """The generation that the agent is for: the identity's own while that is REGISTERING, else the next."""
+    sealed_private_key: bytes | None = field(default=None, repr=False)
+    """The new key, sealed to `generation`; None for a new identity, whose row has it."""
+    public_key: str | None = None
+    agent_runtime_id: str | None = None
+    """What the backend answered; None until it did."""
+    fencing_token: int
+    lease_expire_time: float | None = None
+    version: int
+    create_time: float
+    update_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLadder:
+    """What was tried because an identity's credentials were rejected: a document of `broker.ladder`, shared by all."""
+
+    identity_id: IdentityId
+    version: int = 0
+    """0 before it is first written."""
+    document: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ The contract, beyond each method's own:
 All times are given by the caller, in Unix seconds: the store reads no clock.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 from broker.errors import StartupError
@@ -31,7 +33,9 @@ from broker.model import (
     IdentityId,
     IdentityName,
     IdentityState,
+    PendingAgent,
     StoredBearer,
+    StoredLadder,
     Task,
     TaskKind,
     TaskState,
@@ -72,6 +76,11 @@ class TaskClaim:
     lease_seconds: float
     restart: bool = False
     """Whether an ended or revoked binding begins anew (RegisterTask) or is returned as it is (GetAuthorization)."""
+    replace: int | None = None
+    """
+    The version of the living upstream task that is to be replaced (its end is near, or the backend rejected it). While
+    the claim is in flight the old one stays ACTIVE and is used. None, or another version: one that lives is Standing.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,40 @@ ClaimOutcome = Claimed | Standing | HeldElsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshClaim:
+    """What came of claiming the refresh of a bearer: ours to send now only when `is_ours`."""
+
+    bearer: StoredBearer
+    is_ours: bool
+    identity: Identity | None = None
+    """The identity as it stands now, when the claim found that its refresh token is dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentClaim:
+    """What came of claiming an agent's registration: ours to go on with only when `is_ours`."""
+
+    pending: PendingAgent
+    identity: Identity
+    """As it stands now: ROTATING where the claim began a change of key."""
+    is_ours: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key that an identity shall change to, sealed to its next generation."""
+
+    sealed_private_key: bytes = field(repr=False)
+    public_key: str
+
+
+class KeepBearer(Enum):
+    """Says of `write_identity` that the identity's own bearer stays as it is."""
+
+    KEEP = "KEEP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """
     The rows written since a point of the change counter, each with the version it has now.
@@ -113,6 +156,7 @@ class Changes:
     tasks: dict[tuple[IdentityId, ThreadId | None], int] = field(default_factory=dict)
     upstream_tasks: dict[tuple[IdentityId, int, UpstreamKey], int] = field(default_factory=dict)
     bearers: dict[IdentityId, int] = field(default_factory=dict)
+    ladders: dict[IdentityId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +170,10 @@ class StoreStatistics:
     """Bindings by their own state."""
     orphaned_upstream_tasks: int
     """Upstream tasks that may exist at a backend although nobody uses them, because their answer was lost."""
+    bearers_dead: int = 0
+    """Bearers whose refresh token is spent or refused: their identities need a new login."""
+    pending_agents: int = 0
+    """Identities whose agent, the first or the next, is on its way to being registered."""
 
 
 Row = TypeVar("Row")
@@ -186,17 +234,32 @@ class Store(Protocol):
         """Return where the change counter stands now."""
         ...
 
+    async def has_changed(self) -> bool:
+        """
+        Say whether any process may have written since this was last asked; far cheaper than `changes`.
+
+        True when in doubt, and the first time. Also a proof of contact.
+        """
+        ...
+
     async def statistics(self) -> StoreStatistics:
         """Count rows by state."""
         ...
 
-    async def prune(self, now: float, *, limit: int = 500) -> int:
+    async def prune(self, now: float, *, idle_before: float, limit: int = 500) -> int:
         """
-        Remove at most `limit` tombstones and remembered requests whose time is over; return how many went.
+        Remove at most `limit` rows whose time is over; return how many went, 0 when there is nothing left to do.
 
-        The bindings of deleted identities count as tombstones. Upstream tasks that no binding names any more go with
-        the last one. Whoever follows `changes` is not told: nothing may rest on a tombstone past its purge time.
+        Tombstones, remembered requests, the bindings of deleted identities, living bindings that were last used before
+        `idle_before`, and upstream tasks whose `expire_time` is past. Upstream tasks that no binding names any more go
+        with the last one; a claim in flight is never removed. Whoever follows `changes` is told of bindings that lived
+        and not of tombstones: nothing may rest on a tombstone past its purge time. Costs the same however many rows
+        there are.
         """
+        ...
+
+    async def touch_tasks(self, uses: Sequence[tuple[str, float]]) -> None:
+        """Note when bindings (by id) were last used; later times win, unknown ids are ignored, no version moves."""
         ...
 
     # --- identities --------------------------------------------------------------------------------------------------
@@ -224,15 +287,30 @@ class Store(Protocol):
         """
         ...
 
-    async def write_identity(self, identity: Identity) -> Identity:
+    async def write_identity(
+        self,
+        identity: Identity,
+        *,
+        bearer: StoredBearer | KeepBearer | None = KeepBearer.KEEP,
+        request: CreateRequest | None = None,
+    ) -> Identity:
         """
         Replace the row of `identity.id` if its version is still `identity.version`; return it with the version bumped.
 
-        The generation may stay or grow, never shrink. The sealed bearer of an identity that becomes DELETED goes too.
+        The generation may stay or grow, never shrink. A pending agent goes with a new generation, and when the identity
+        becomes DELETED its sealed bearer and its ladder go too.
+
+        Args:
+            identity: as it shall be, with the version that was read.
+            bearer: what its own bearer becomes in the same transaction: None for none, a new one with `pair` one above
+                the one that stands (1 when none does).
+            request: remembered with the write, as by `create_identity`; when it was remembered already nothing is
+                written and the identity is returned as it stands.
 
         Raises:
-            GenerationChangedError: the row has another version, or is gone.
+            GenerationChangedError: the row has another version, or is gone, or the bearer has another pair.
             IdentityExistsError: its name is new and another, undeleted identity has it.
+            RequestIdReusedError: the request is remembered with another fingerprint.
         """
         ...
 
@@ -252,7 +330,137 @@ class Store(Protocol):
         """Return the sealed bearer kept for an identity."""
         ...
 
+    # --- refreshing a bearer: a refresh token is never sent by two, nor twice -----------------------------------------
+
+    async def claim_refresh(
+        self, identity_id: IdentityId, *, pair: int, now: float, lease_seconds: float
+    ) -> RefreshClaim:
+        """
+        Claim the right to send the refresh token of `pair`, and mark it as sent, in one transaction.
+
+        Ours when the row still has that pair and it is IDLE with a refresh token and past its `retry_time` (becomes
+        IN_FLIGHT), or IN_FLIGHT with a lease that ran out (becomes PROBING). A PROBING one whose lease ran out becomes
+        DEAD with reason `refresh_answer_lost`. Otherwise the row is returned as it stands and is not ours.
+
+        Raises:
+            GenerationChangedError: the identity has no bearer of its own (any more).
+        """
+        ...
+
+    async def complete_refresh(
+        self,
+        held: StoredBearer,
+        *,
+        sealed: bytes,
+        sealed_refresh_token: bytes | None,
+        expire_time: float | None,
+        obtain_time: float,
+    ) -> StoredBearer | None:
+        """
+        Keep what the issuer answered: the next pair, IDLE, with nothing held against it. It may be used only then.
+
+        The bytes are sealed to `held.pair + 1`. Returns None, and keeps what stands, when the claim was taken over or
+        the bearer replaced meanwhile. Asked again with the same answer, after an error that hid a success, it returns
+        the row as it stands.
+        """
+        ...
+
+    async def release_refresh(self, held: StoredBearer, *, retry_time: float | None) -> StoredBearer | None:
+        """
+        Give a claim back whose sending was surely not processed: IDLE again; a probe may be made once more.
+
+        Returns the row as it stands now, None when the identity has none any more.
+        """
+        ...
+
+    async def refuse_refresh(
+        self, held: StoredBearer, *, reason: str, now: float
+    ) -> tuple[StoredBearer, Identity] | None:
+        """
+        Note that the issuer refused the refresh token for good.
+
+        The bearer is DEAD then, and an ACTIVE identity of mode BEARER becomes REAUTH_REQUIRED. Only for the holder of
+        the claim: a pair that another brought meanwhile is never touched. Returns both rows as they stand now, None
+        when the identity or its bearer is gone.
+        """
+        ...
+
+    # --- registering agents -------------------------------------------------------------------------------------------
+
+    async def claim_agent(
+        self,
+        identity_id: IdentityId,
+        *,
+        generation: int,
+        now: float,
+        lease_seconds: float,
+        new_key: NewKey | None = None,
+        request: CreateRequest | None = None,
+    ) -> AgentClaim:
+        """
+        Claim the registration of an identity's agent, in one transaction.
+
+        `generation` is the identity's present one. A REGISTERING identity registers the key that it has. With
+        `new_key` one that is ACTIVE, ROTATING, REJECTED or REAUTH_REQUIRED begins to change its key (ACTIVE becomes
+        ROTATING); where a change is under way already its key is kept and `new_key` ignored. A claim whose lease ran
+        out, or that was released, is taken over with a higher fencing token.
+
+        Raises:
+            GenerationChangedError: the identity is gone, of another generation, in another state, or (without
+                `new_key`) no change is under way.
+            RequestIdReusedError: the request is remembered with another fingerprint.
+        """
+        ...
+
+    async def pending_agent(self, identity_id: IdentityId) -> PendingAgent | None:
+        """Return the agent on its way of an identity."""
+        ...
+
+    async def record_agent(self, held: PendingAgent, *, agent_runtime_id: str, now: float) -> PendingAgent | None:
+        """Keep what the backend answered, so that nobody registers the key again; None when the claim is lost."""
+        ...
+
+    async def adopt_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
+        """
+        Make the pending agent the identity's, in one transaction: ACTIVE, with its key, runtime id and generation.
+
+        Upstream tasks that were registered for that generation are current from then on. None when the claim was taken
+        over or the identity changed meanwhile (disabled, deleted).
+        """
+        ...
+
+    async def release_agent(self, held: PendingAgent, *, now: float) -> None:
+        """Give the claim back for another try, by whichever process; not an error when it is gone."""
+        ...
+
+    async def abandon_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
+        """Undo a change of key: the pending agent and its tasks go, ROTATING becomes ACTIVE; None as `adopt_agent`."""
+        ...
+
+    # --- rejections ---------------------------------------------------------------------------------------------------
+
+    async def ladder(self, identity_id: IdentityId) -> StoredLadder | None:
+        """Return what was tried because an identity's credentials were rejected."""
+        ...
+
+    async def write_ladder(self, ladder: StoredLadder) -> StoredLadder:
+        """
+        Replace the row if its version is still `ladder.version` (0: there is none); return it with the version bumped.
+
+        Raises:
+            GenerationChangedError: another version stands, or the identity is gone.
+        """
+        ...
+
     # --- tasks -------------------------------------------------------------------------------------------------------
+
+    async def live_tasks(self, *, now: float, after: str = "", limit: int = 500) -> Page[Task]:
+        """
+        List the bindings that are ACTIVE with an upstream task that lives, by id.
+
+        Costs what it returns, however many rows have ended or expired.
+        """
+        ...
 
     async def task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> Task | None:
         """Return a binding with its upstream task of the identity's current generation; thread None: background."""
@@ -281,8 +489,11 @@ class Store(Protocol):
         `purge_time`. A claim whose lease ran out is taken over with a higher fencing token; the earlier attempt is
         recorded as orphaned, since its answer may have been lost.
 
+        The generation is the identity's, or that of its pending agent once that has a runtime id: so tasks are
+        registered ahead of a change of key. The task is returned with its upstream task of that generation.
+
         Raises:
-            GenerationChangedError: the identity is gone, not ACTIVE, or has another generation.
+            GenerationChangedError: the identity is gone, neither ACTIVE nor ROTATING, or the generation is neither.
         """
         ...
 

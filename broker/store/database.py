@@ -1,15 +1,14 @@
-"""The database as a whole: its key ring, what changed, what it holds, what may go."""
+"""The database as a whole: its key ring, what changed, what it holds."""
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, func, select, update
+from sqlalchemy import Connection, Table, func, select, update
 
-from broker.model import IdentityId, IdentityState, TaskState, UpstreamKey
-from broker.store import Changes, StoreStatistics, rows, schema, tasks
+from broker.model import IdentityId, IdentityState, RefreshState, TaskState, UpstreamKey
+from broker.store import Changes, StoreStatistics, rows, schema
 from broker.store.transaction import WriteTransaction
 
 _meta = schema.meta
-_requests = schema.create_requests
 
 
 def bind_keyring(tx: WriteTransaction, keyring_id: str) -> str:
@@ -39,10 +38,9 @@ def changes(connection: Connection, after: int, *, limit: int) -> Changes:
     if now_at <= after:
         return Changes(sequence=now_at, complete=True)
     found: list[tuple[int, Table, Any]] = []
-    for table in (schema.identities, schema.tasks, schema.upstream_tasks, schema.bearers):
+    for table, (version, *keys) in _NAMED.items():
         column = table.c.change_sequence
-        keys = [table.c[name] for name in _KEYS[table.name]]
-        written = select(column, table.c.version, *keys).where(column > after)
+        written = select(column, version, *keys).where(column > after)
         found += [(row[0], table, row) for row in connection.execute(written.order_by(column).limit(limit + 1))]
     found.sort(key=lambda change: change[0])
     complete = len(found) <= limit
@@ -52,19 +50,34 @@ def changes(connection: Connection, after: int, *, limit: int) -> Changes:
             listed.identities[IdentityId(key[0])] = version
         elif table is schema.bearers:
             listed.bearers[IdentityId(key[0])] = version
-        elif table is schema.tasks:
+        elif table is schema.ladders:
+            listed.ladders[IdentityId(key[0])] = version
+        elif table in (schema.tasks, schema.pruned_tasks):
             listed.tasks[IdentityId(key[0]), rows.thread_of(key[1])] = version
         else:
             listed.upstream_tasks[IdentityId(key[0]), key[1], UpstreamKey(key[2])] = version
     return listed
 
 
-_KEYS = {
-    schema.identities.name: ("id",),
-    schema.bearers.name: ("identity_id",),
-    schema.tasks.name: ("identity_id", "thread_id"),
-    schema.upstream_tasks.name: ("identity_id", "generation", "upstream_key"),
+_NAMED = {
+    schema.identities: (schema.identities.c.version, schema.identities.c.id),
+    schema.bearers: (schema.bearers.c.version, schema.bearers.c.identity_id),
+    schema.ladders: (schema.ladders.c.version, schema.ladders.c.identity_id),
+    schema.tasks: (schema.tasks.c.version, schema.tasks.c.identity_id, schema.tasks.c.thread_id),
+    # Of a binding that is gone, a version beyond any that it had; see `broker.store.tasks`.
+    schema.pruned_tasks: (
+        schema.pruned_tasks.c.change_sequence,
+        schema.pruned_tasks.c.identity_id,
+        schema.pruned_tasks.c.thread_id,
+    ),
+    schema.upstream_tasks: (
+        schema.upstream_tasks.c.version,
+        schema.upstream_tasks.c.identity_id,
+        schema.upstream_tasks.c.generation,
+        schema.upstream_tasks.c.upstream_key,
+    ),
 }
+"""Whose writes `changes` names: the version of a row, and the columns it is named by."""
 
 
 def statistics(connection: Connection, *, driver: str, schema_version: str) -> StoreStatistics:
@@ -74,21 +87,20 @@ def statistics(connection: Connection, *, driver: str, schema_version: str) -> S
         schema_version=schema_version,
         identities={IdentityState(s): n for s, n in _count(connection, schema.identities) if s in list(IdentityState)},
         tasks={TaskState(s): n for s, n in _count(connection, schema.tasks) if s in list(TaskState)},
-        orphaned_upstream_tasks=connection.execute(
-            select(func.count()).select_from(schema.orphaned_upstream_tasks)
+        orphaned_upstream_tasks=_size(connection, schema.orphaned_upstream_tasks),
+        bearers_dead=connection.execute(
+            select(func.count())
+            .select_from(schema.bearers)
+            .where(schema.bearers.c.refresh_state == RefreshState.DEAD.value)
         ).scalar_one(),
+        pending_agents=_size(connection, schema.pending_agents),
     )
-
-
-def prune(tx: WriteTransaction, now: float, *, limit: int) -> int:
-    """Remove at most `limit` remembered requests and tombstones whose time is over."""
-    over = select(_requests.c.request_id).where(_requests.c.purge_time <= now).limit(limit)
-    forgotten = tx.execute(over).scalars().all()
-    if forgotten:
-        tx.execute(delete(_requests).where(_requests.c.request_id.in_(forgotten)))
-    return len(forgotten) + tasks.prune(tx, now, limit=limit - len(forgotten))
 
 
 def _count(connection: Connection, table: Table) -> list[tuple[str, int]]:
     counted = connection.execute(select(table.c.state, func.count()).group_by(table.c.state))
     return [(state, number) for state, number in counted]
+
+
+def _size(connection: Connection, table: Table) -> int:
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()

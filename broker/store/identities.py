@@ -1,17 +1,16 @@
-"""Identities, their bearers, and the requests that made them: the statements behind the contract in `broker.store`."""
+"""Identities, and the requests that made or changed them: the statements behind the contract in `broker.store`."""
 
 from dataclasses import replace
 
 from sqlalchemy import Connection, delete, insert, select, tuple_, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from broker.errors import GenerationChangedError, IdentityExistsError, RequestIdReusedError, RowCorruptError
-from broker.model import Identity, IdentityId, IdentityName, IdentityState, StoredBearer
+from broker.errors import IdentityExistsError, RequestIdReusedError, RowCorruptError
+from broker.model import Identity, IdentityId, IdentityName, IdentityState
 from broker.store import CreateRequest, Page, rows, schema
 from broker.store.transaction import WriteTransaction
 
 _identities = schema.identities
-_bearers = schema.bearers
 _requests = schema.create_requests
 
 _PLACE_SEPARATOR = "\n"
@@ -52,12 +51,6 @@ def page(connection: Connection, *, after: str, limit: int, include_deleted: boo
     )
 
 
-def bearer(connection: Connection, identity_id: IdentityId) -> StoredBearer | None:
-    """Return the sealed bearer kept for an identity."""
-    row = connection.execute(select(_bearers).where(_bearers.c.identity_id == identity_id)).mappings().first()
-    return None if row is None else rows.bearer_from(row)
-
-
 def remembered(connection: Connection, request: CreateRequest) -> Identity | None:
     """
     Return what the request made when it is remembered.
@@ -73,57 +66,27 @@ def remembered(connection: Connection, request: CreateRequest) -> Identity | Non
     return by_id(connection, row["identity_id"])
 
 
-def create(tx: WriteTransaction, identity: Identity, request: CreateRequest, bearer: StoredBearer | None) -> Identity:
-    """
-    Insert an identity, its bearer and the memory of the request, or return what the request made before.
-
-    Raises:
-        IdentityExistsError: another, undeleted identity has the name.
-        RequestIdReusedError: the request is remembered with another fingerprint.
-    """
-    made = remembered(tx.connection, request)
-    if made is not None:
-        return made
-    _refuse_taken_name(tx, identity)
-    tx.execute(insert(_identities).values(**rows.identity_values(identity), change_sequence=tx.next_change()))
-    if bearer is not None:
-        tx.execute(insert(_bearers).values(**rows.bearer_values(bearer), change_sequence=tx.next_change()))
+def remember(tx: WriteTransaction, request: CreateRequest, identity_id: IdentityId) -> None:
+    """Note what a request made or changed; it is not remembered yet."""
     tx.execute(delete(_requests).where(_requests.c.request_id == request.request_id))  # one whose time is over
     tx.execute(
         insert(_requests).values(
             request_id=request.request_id,
             fingerprint=request.fingerprint,
-            identity_id=identity.id,
+            identity_id=identity_id,
             create_time=request.now,
             purge_time=request.remember_until,
         )
     )
-    return identity
 
 
-def write(tx: WriteTransaction, identity: Identity) -> Identity:
-    """
-    Replace a row if nobody wrote it since; a deleted identity's bearer goes with it.
-
-    Raises:
-        GenerationChangedError: the row has another version or a higher generation, or is gone.
-        IdentityExistsError: it was given a name that another, undeleted identity has.
-    """
-    _refuse_taken_name(tx, identity)
+def rewrite(tx: WriteTransaction, identity: Identity) -> Identity:
+    """Write an identity whose version was compared in this transaction, with that bumped."""
     written = replace(identity, version=identity.version + 1)
-    changed = tx.execute(
-        update(_identities)
-        .where(
-            _identities.c.id == identity.id,
-            _identities.c.version == identity.version,
-            _identities.c.generation <= identity.generation,
-        )
-        .values(**rows.identity_values(written), change_sequence=tx.next_change())
+    values = rows.identity_values(written)
+    tx.execute(
+        update(_identities).where(_identities.c.id == identity.id).values(**values, change_sequence=tx.next_change())
     )
-    if changed.rowcount != 1:
-        raise GenerationChangedError(note="the identity was written by another")
-    if identity.state is IdentityState.DELETED:
-        tx.execute(delete(_bearers).where(_bearers.c.identity_id == identity.id))
     return written
 
 
@@ -132,7 +95,13 @@ def _first(connection: Connection, condition: ColumnElement[bool]) -> Identity |
     return None if row is None else rows.identity_from(row)
 
 
-def _refuse_taken_name(tx: WriteTransaction, identity: Identity) -> None:
+def refuse_taken_name(tx: WriteTransaction, identity: Identity) -> None:
+    """
+    Let nobody have a name that another has.
+
+    Raises:
+        IdentityExistsError: another, undeleted identity has it.
+    """
     if identity.state is IdentityState.DELETED:
         return
     holder = select(_identities.c.id).where(_identities.c.name == identity.name, schema.UNDELETED)

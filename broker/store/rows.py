@@ -20,7 +20,10 @@ from broker.model import (
     IdentityState,
     Mode,
     Origin,
+    PendingAgent,
+    RefreshState,
     StoredBearer,
+    StoredLadder,
     Task,
     TaskKind,
     TaskState,
@@ -30,10 +33,11 @@ from broker.model import (
 )
 from broker.store import schema
 
-_UPSTREAM_PREFIX: Final = "upstream__"
+UPSTREAM_PREFIX: Final = "upstream__"
+"""What stands before the names of `UPSTREAM_COLUMNS`."""
 
 UPSTREAM_COLUMNS: Final[list[ColumnElement[Any]]] = [
-    column.label(_UPSTREAM_PREFIX + column.name) for column in schema.upstream_tasks.c
+    column.label(UPSTREAM_PREFIX + column.name) for column in schema.upstream_tasks.c
 ]
 """The columns of an upstream task beside those of its binding, for `task_from`."""
 
@@ -54,6 +58,7 @@ def identity_from(row: RowMapping) -> Identity:
             origin=Origin(row["origin"]),
             state=IdentityState(row["state"]),
             state_reason=_text(row["state_reason"]),
+            former_state=None if row["former_state"] is None else IdentityState(row["former_state"]),
             account_id=_optional_text(row["account_id"]),
             user_id=_optional_text(row["user_id"]),
             email=_optional_text(row["email"]),
@@ -80,11 +85,63 @@ def bearer_from(row: RowMapping) -> StoredBearer:
         RowCorruptError: a value does not fit the model.
     """
     with _corrupt_unless_read("bearers", row["identity_id"]):
-        return StoredBearer(
+        bearer = StoredBearer(
             identity_id=IdentityId(_text(row["identity_id"])),
-            sealed=_bytes(row["sealed"]),
             version=_count(row["version"]),
+            pair=_count(row["pair"]),
+            sealed=_optional_bytes(row["sealed"]),
             expire_time=_optional_time(row["expire_time"]),
+            obtain_time=_optional_time(row["obtain_time"]),
+            source=_optional_text(row["source"]),
+            sealed_refresh_token=_optional_bytes(row["sealed_refresh_token"]),
+            refresh_state=RefreshState(row["refresh_state"]),
+            fencing_token=_count(row["fencing_token"]),
+            lease_expire_time=_optional_time(row["lease_expire_time"]),
+            retry_time=_optional_time(row["retry_time"]),
+            reason=_text(row["reason"]),
+        )
+        if bearer.refresh_state in (RefreshState.IN_FLIGHT, RefreshState.PROBING):
+            if bearer.sealed_refresh_token is None:
+                raise ValueError("what is being sent is not there")
+        elif bearer.lease_expire_time is not None:
+            raise ValueError("a lease on what is not being sent")
+        return bearer
+
+
+def pending_agent_from(row: RowMapping) -> PendingAgent:
+    """
+    Read a row of `pending_agents`.
+
+    Raises:
+        RowCorruptError: a value does not fit the model.
+    """
+    with _corrupt_unless_read("pending_agents", row["identity_id"]):
+        return PendingAgent(
+            identity_id=IdentityId(_text(row["identity_id"])),
+            generation=_count(row["generation"]),
+            sealed_private_key=_optional_bytes(row["sealed_private_key"]),
+            public_key=_optional_text(row["public_key"]),
+            agent_runtime_id=_optional_text(row["agent_runtime_id"]),
+            fencing_token=_count(row["fencing_token"]),
+            lease_expire_time=_optional_time(row["lease_expire_time"]),
+            version=_count(row["version"]),
+            create_time=_time(row["create_time"]),
+            update_time=_time(row["update_time"]),
+        )
+
+
+def ladder_from(row: RowMapping) -> StoredLadder:
+    """
+    Read a row of `ladders`.
+
+    Raises:
+        RowCorruptError: a value does not fit the model.
+    """
+    with _corrupt_unless_read("ladders", row["identity_id"]):
+        return StoredLadder(
+            identity_id=IdentityId(_text(row["identity_id"])),
+            version=_count(row["version"]),
+            document=_text(row["document"]),
         )
 
 
@@ -107,12 +164,12 @@ def upstream_from(row: RowMapping, *, prefix: str = "") -> UpstreamTask:
             sealed_task_id=_optional_bytes(row[f"{prefix}sealed_task_id"]),
             create_time=_time(row[f"{prefix}create_time"]),
             update_time=_time(row[f"{prefix}update_time"]),
-            expire_time=_optional_time(row[f"{prefix}expire_time"]),
+            expire_time=_end(row[f"{prefix}expire_time"]),
         )
         if upstream.state is TaskState.ACTIVE and upstream.sealed_task_id is None:
             raise ValueError("an active upstream task without the backend's answer")
-        if upstream.state is not TaskState.CLAIMED and upstream.lease_expire_time is not None:
-            raise ValueError("a lease on what is not claimed")
+        if upstream.state not in (TaskState.CLAIMED, TaskState.ACTIVE) and upstream.lease_expire_time is not None:
+            raise ValueError("a lease on what is over")
         return upstream
 
 
@@ -123,9 +180,7 @@ def task_from(row: RowMapping) -> Task:
     Raises:
         RowCorruptError: a value does not fit the model.
     """
-    upstream = (
-        upstream_from(row, prefix=_UPSTREAM_PREFIX) if row[f"{_UPSTREAM_PREFIX}identity_id"] is not None else None
-    )
+    upstream = upstream_from(row, prefix=UPSTREAM_PREFIX) if row[f"{UPSTREAM_PREFIX}identity_id"] is not None else None
     with _corrupt_unless_read("tasks", row["id"]):
         kind = TaskKind(row["kind"])
         thread_id = _text(row["thread_id"])
@@ -146,6 +201,7 @@ def task_from(row: RowMapping) -> Task:
             create_time=_time(row["create_time"]),
             update_time=_time(row["update_time"]),
             purge_time=purge_time,
+            last_use_time=_time(row["last_use_time"]),
             upstream=upstream,
         )
 
@@ -160,6 +216,7 @@ def identity_values(identity: Identity) -> dict[str, Any]:
         "origin": identity.origin.value,
         "state": identity.state.value,
         "state_reason": identity.state_reason,
+        "former_state": None if identity.former_state is None else identity.former_state.value,
         "account_id": identity.account_id,
         "user_id": identity.user_id,
         "email": identity.email,
@@ -182,10 +239,40 @@ def bearer_values(bearer: StoredBearer) -> dict[str, Any]:
     """Return the columns of a bearer, all but the change counter."""
     return {
         "identity_id": bearer.identity_id,
-        "sealed": bearer.sealed,
         "version": bearer.version,
+        "pair": bearer.pair,
+        "sealed": bearer.sealed,
         "expire_time": bearer.expire_time,
+        "obtain_time": bearer.obtain_time,
+        "source": bearer.source,
+        "sealed_refresh_token": bearer.sealed_refresh_token,
+        "refresh_state": bearer.refresh_state.value,
+        "fencing_token": bearer.fencing_token,
+        "lease_expire_time": bearer.lease_expire_time,
+        "retry_time": bearer.retry_time,
+        "reason": bearer.reason,
     }
+
+
+def pending_agent_values(pending: PendingAgent) -> dict[str, Any]:
+    """Return the columns of an agent on its way."""
+    return {
+        "identity_id": pending.identity_id,
+        "generation": pending.generation,
+        "sealed_private_key": pending.sealed_private_key,
+        "public_key": pending.public_key,
+        "agent_runtime_id": pending.agent_runtime_id,
+        "fencing_token": pending.fencing_token,
+        "lease_expire_time": pending.lease_expire_time,
+        "version": pending.version,
+        "create_time": pending.create_time,
+        "update_time": pending.update_time,
+    }
+
+
+def ladder_values(ladder: StoredLadder) -> dict[str, Any]:
+    """Return the columns of a ladder, all but the change counter."""
+    return {"identity_id": ladder.identity_id, "version": ladder.version, "document": ladder.document}
 
 
 def upstream_values(upstream: UpstreamTask) -> dict[str, Any]:
@@ -201,7 +288,7 @@ def upstream_values(upstream: UpstreamTask) -> dict[str, Any]:
         "sealed_task_id": upstream.sealed_task_id,
         "create_time": upstream.create_time,
         "update_time": upstream.update_time,
-        "expire_time": upstream.expire_time,
+        "expire_time": math.inf if upstream.expire_time is None else upstream.expire_time,
     }
 
 
@@ -218,6 +305,7 @@ def task_values(task: Task) -> dict[str, Any]:
         "create_time": task.create_time,
         "update_time": task.update_time,
         "purge_time": task.purge_time,
+        "last_use_time": task.last_use_time,
     }
 
 
@@ -275,6 +363,10 @@ def _time(value: object) -> float:
 
 def _optional_time(value: object) -> float | None:
     return None if value is None else _time(value)
+
+
+def _end(value: object) -> float | None:
+    return None if value == math.inf else _time(value)
 
 
 def _flag(value: object) -> bool:

@@ -1,12 +1,12 @@
 """
 The store, over any database that SQLAlchemy Core speaks; what differs between databases is a `Driver`.
 
-Each method is one transaction. Its statements are synchronous functions of `identities`, `tasks` and `database`; the
-driver decides where they run.
+Each method is one transaction. Its statements are synchronous functions of the modules beside this one; the driver
+decides where they run.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -15,7 +15,9 @@ from broker.model import (
     Identity,
     IdentityId,
     IdentityName,
+    PendingAgent,
     StoredBearer,
+    StoredLadder,
     Task,
     TaskState,
     ThreadId,
@@ -23,15 +25,24 @@ from broker.model import (
     UpstreamTask,
 )
 from broker.store import (
+    AgentClaim,
     Changes,
     ClaimOutcome,
     CreateRequest,
+    KeepBearer,
+    NewKey,
     Page,
+    RefreshClaim,
     StoreStatistics,
     TaskClaim,
+    agents,
+    bearers,
     database,
+    enrollment,
     identities,
+    ladders,
     migrations,
+    pruning,
     tasks,
 )
 from broker.store.transaction import WriteTransaction
@@ -76,6 +87,10 @@ class Driver(Protocol):
 
     async def write(self, work: Callable[[Connection], Result]) -> Result:
         """Run work in a transaction that holds the database's one write lock from its begin on."""
+        ...
+
+    async def has_changed(self) -> bool:
+        """Say whether anything was committed, by whomever, since this was last asked; True when in doubt."""
         ...
 
 
@@ -124,6 +139,10 @@ class SqlStore:
         """Return where the change counter stands now."""
         return await self._driver.read(database.change_sequence)
 
+    async def has_changed(self) -> bool:
+        """Say whether any process may have written since this was last asked."""
+        return await self._driver.has_changed()
+
     async def statistics(self) -> StoreStatistics:
         """Count rows by state."""
         return await self._driver.read(
@@ -132,9 +151,13 @@ class SqlStore:
             )
         )
 
-    async def prune(self, now: float, *, limit: int = 500) -> int:
+    async def prune(self, now: float, *, idle_before: float, limit: int = 500) -> int:
         """Remove what its time is over for."""
-        return await self._write(lambda tx: database.prune(tx, now, limit=limit))
+        return await self._write(lambda tx: pruning.prune(tx, now, idle_before=idle_before, limit=limit))
+
+    async def touch_tasks(self, uses: Sequence[tuple[str, float]]) -> None:
+        """Note when bindings were last used."""
+        await self._write(lambda tx: tasks.touch(tx, uses))
 
     # --- identities --------------------------------------------------------------------------------------------------
 
@@ -142,15 +165,21 @@ class SqlStore:
         self, identity: Identity, request: CreateRequest, *, bearer: StoredBearer | None = None
     ) -> Identity:
         """Insert an identity, its bearer and the memory of the request, or return what the request made before."""
-        return await self._write(lambda tx: identities.create(tx, identity, request, bearer))
+        return await self._write(lambda tx: enrollment.create(tx, identity, request, bearer))
 
     async def remembered_identity(self, request: CreateRequest) -> Identity | None:
         """Return what a creation of that request made."""
         return await self._driver.read(lambda connection: identities.remembered(connection, request))
 
-    async def write_identity(self, identity: Identity) -> Identity:
-        """Replace a row if its version is still the one given."""
-        return await self._write(lambda tx: identities.write(tx, identity))
+    async def write_identity(
+        self,
+        identity: Identity,
+        *,
+        bearer: StoredBearer | KeepBearer | None = KeepBearer.KEEP,
+        request: CreateRequest | None = None,
+    ) -> Identity:
+        """Replace a row, and its bearer, if its version is still the one given."""
+        return await self._write(lambda tx: enrollment.write(tx, identity, bearer=bearer, request=request))
 
     async def identity(self, identity_id: IdentityId) -> Identity | None:
         """Return one identity in whatever state."""
@@ -168,9 +197,109 @@ class SqlStore:
 
     async def bearer(self, identity_id: IdentityId) -> StoredBearer | None:
         """Return the sealed bearer kept for an identity."""
-        return await self._driver.read(lambda connection: identities.bearer(connection, identity_id))
+        return await self._driver.read(lambda connection: bearers.of_identity(connection, identity_id))
+
+    # --- refreshing a bearer -----------------------------------------------------------------------------------------
+
+    async def claim_refresh(
+        self, identity_id: IdentityId, *, pair: int, now: float, lease_seconds: float
+    ) -> RefreshClaim:
+        """Claim the right to send the refresh token of a pair, and mark it as sent."""
+        return await self._write(
+            lambda tx: bearers.claim(tx, identity_id, pair=pair, now=now, lease_seconds=lease_seconds)
+        )
+
+    async def complete_refresh(
+        self,
+        held: StoredBearer,
+        *,
+        sealed: bytes,
+        sealed_refresh_token: bytes | None,
+        expire_time: float | None,
+        obtain_time: float,
+    ) -> StoredBearer | None:
+        """Keep what the issuer answered as the next pair."""
+        return await self._write(
+            lambda tx: bearers.complete(
+                tx,
+                held,
+                sealed=sealed,
+                sealed_refresh_token=sealed_refresh_token,
+                expire_time=expire_time,
+                obtain_time=obtain_time,
+            )
+        )
+
+    async def release_refresh(self, held: StoredBearer, *, retry_time: float | None) -> StoredBearer | None:
+        """Give a claim back whose sending was surely not processed."""
+        return await self._write(lambda tx: bearers.release(tx, held, retry_time=retry_time))
+
+    async def refuse_refresh(
+        self, held: StoredBearer, *, reason: str, now: float
+    ) -> tuple[StoredBearer, Identity] | None:
+        """Note that the issuer refused the refresh token for good."""
+        return await self._write(lambda tx: bearers.refuse(tx, held, reason=reason, now=now))
+
+    # --- registering agents ------------------------------------------------------------------------------------------
+
+    async def claim_agent(
+        self,
+        identity_id: IdentityId,
+        *,
+        generation: int,
+        now: float,
+        lease_seconds: float,
+        new_key: NewKey | None = None,
+        request: CreateRequest | None = None,
+    ) -> AgentClaim:
+        """Claim the registration of an identity's agent."""
+        return await self._write(
+            lambda tx: agents.claim(
+                tx,
+                identity_id,
+                generation=generation,
+                now=now,
+                lease_seconds=lease_seconds,
+                new_key=new_key,
+                request=request,
+            )
+        )
+
+    async def pending_agent(self, identity_id: IdentityId) -> PendingAgent | None:
+        """Return the agent on its way of an identity."""
+        return await self._driver.read(lambda connection: agents.of_identity(connection, identity_id))
+
+    async def record_agent(self, held: PendingAgent, *, agent_runtime_id: str, now: float) -> PendingAgent | None:
+        """Keep what the backend answered."""
+        return await self._write(lambda tx: agents.record(tx, held, agent_runtime_id=agent_runtime_id, now=now))
+
+    async def adopt_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
+        """Make the pending agent the identity's."""
+        return await self._write(lambda tx: agents.adopt(tx, held, now=now))
+
+    async def release_agent(self, held: PendingAgent, *, now: float) -> None:
+        """Give the claim back for another try."""
+        await self._write(lambda tx: agents.release(tx, held, now=now))
+
+    async def abandon_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
+        """Undo a change of key."""
+        return await self._write(lambda tx: agents.abandon(tx, held, now=now))
+
+    # --- rejections --------------------------------------------------------------------------------------------------
+
+    async def ladder(self, identity_id: IdentityId) -> StoredLadder | None:
+        """Return what was tried because an identity's credentials were rejected."""
+        return await self._driver.read(lambda connection: ladders.of_identity(connection, identity_id))
+
+    async def write_ladder(self, ladder: StoredLadder) -> StoredLadder:
+        """Replace a row if its version is still the one given."""
+        return await self._write(lambda tx: ladders.write(tx, ladder))
 
     # --- tasks -------------------------------------------------------------------------------------------------------
+
+    async def live_tasks(self, *, now: float, after: str = "", limit: int = 500) -> Page[Task]:
+        """List the bindings whose upstream task lives."""
+        return await self._driver.read(lambda connection: tasks.live(connection, now=now, after=after, limit=limit))
 
     async def task(self, identity_id: IdentityId, thread_id: ThreadId | None) -> Task | None:
         """Return a binding; thread None: background."""

@@ -83,6 +83,7 @@ class SqliteDriver:
         self._path: Final = path.absolute()
         self._busy_limit: Final = busy_limit
         self._lanes: _Lanes | None = None
+        self._stood: tuple[object, int] | None = None
 
     async def connect(self) -> None:
         """
@@ -96,6 +97,7 @@ class SqliteDriver:
         self._lanes = _Lanes(
             read=self._lane(begin="BEGIN", width=_READERS, settings=(*_SETTINGS, "PRAGMA query_only = ON")),
             write=self._lane(begin="BEGIN IMMEDIATE", width=1, settings=_SETTINGS),
+            watch=self._lane(begin="BEGIN", width=1, settings=(*_SETTINGS, "PRAGMA query_only = ON")),
         )
 
     async def close(self) -> None:
@@ -103,6 +105,7 @@ class SqliteDriver:
         lanes, self._lanes = self._lanes, None
         if lanes is not None:
             await lanes.read.close()
+            await lanes.watch.close()
             await lanes.write.close()
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
@@ -112,6 +115,12 @@ class SqliteDriver:
     async def write(self, work: Callable[[Connection], Result]) -> Result:
         """Run work in a transaction that holds the write lock."""
         return await self._connected().write.run(work)
+
+    async def has_changed(self) -> bool:
+        """Say whether anything was committed since this was last asked."""
+        stood, self._stood = self._stood, None
+        self._stood = await self._connected().watch.run(_commit_mark)
+        return stood is None or stood != self._stood
 
     def _connected(self) -> "_Lanes":
         if self._lanes is None:
@@ -241,6 +250,19 @@ class _Lane:
 class _Lanes:
     read: _Lane
     write: _Lane
+    watch: _Lane
+    """One connection that never writes and is kept, for `_commit_mark`."""
+
+
+def _commit_mark(connection: Connection) -> tuple[object, int]:
+    """
+    Return what differs once another connection, of this process or another one, has committed anything.
+
+    `data_version` (sqlite.org/pragma.html) says something only beside others of its own connection, which is therefore
+    returned with it, and held: no later one can be taken for it. It is read from the shared index of the log.
+    """
+    number = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+    return connection.connection.dbapi_connection, number
 
 
 def _outcome(error: DBAPIError) -> BrokerError:

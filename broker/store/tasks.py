@@ -5,9 +5,14 @@ How a claim moves an upstream task (a release leaves it CLAIMED without a lease,
 
     no row, released, ended, revoked, expired  --claim-->     CLAIMED, leased      fencing token grows
     CLAIMED, lease over                        --claim-->     CLAIMED, leased      fencing token grows, orphan recorded
-    CLAIMED, leased                            --complete-->  ACTIVE               same fencing token only
-    CLAIMED, leased                            --release-->   CLAIMED, no lease    same fencing token only
+    ACTIVE, lives                              --replace-->   ACTIVE, leased       fencing token grows
+    ACTIVE, lives, lease over                  --replace-->   ACTIVE, leased       fencing token grows, orphan recorded
+    CLAIMED or ACTIVE, leased                  --complete-->  ACTIVE               same fencing token only
+    CLAIMED or ACTIVE, leased                  --release-->   as it was, no lease  same fencing token only
     CLAIMED or ACTIVE                          --end, revoke--> ENDED, REVOKED     orphan recorded if it was leased
+
+The version of an ACTIVE upstream task names what the backend answered. So it stays when a successor is claimed or given
+up: nothing that callers have has changed, and the lease is nobody's concern but of those who claim.
 
 Version and fencing token of a new row begin where the change counter stands and then grow by one. The counter moves
 with every write, so both keep growing even when a row is pruned and its key comes back: neither a holder of an old
@@ -15,10 +20,24 @@ claim nor a revision of an old task can be mistaken for the new one.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from broker.errors import GenerationChangedError, RowCorruptError
@@ -31,6 +50,10 @@ _tasks = schema.tasks
 _upstream = schema.upstream_tasks
 _orphans = schema.orphaned_upstream_tasks
 
+_pending = schema.pending_agents
+
+_REGISTERS_TASKS = (IdentityState.ACTIVE.value, IdentityState.ROTATING.value)
+_REGISTERS_TASKS_AHEAD = (*_REGISTERS_TASKS, IdentityState.REJECTED.value, IdentityState.REAUTH_REQUIRED.value)
 _UNFINISHED = (TaskState.CLAIMED, TaskState.ACTIVE)
 """The states of an upstream task that an end or a revocation still changes."""
 
@@ -69,16 +92,97 @@ def page(
         effective = case((_tasks.c.state == TaskState.ACTIVE.value, upstream_state), else_=_tasks.c.state)
         found = found.where(effective == state.value)
     listed = connection.execute(found).mappings().all()
+    readable, corrupt = _read(listed[:limit])
+    return Page(rows=readable, next_after=listed[limit - 1]["id"] if len(listed) > limit else None, corrupt=corrupt)
+
+
+def live(connection: Connection, *, now: float, after: str, limit: int) -> Page[Task]:
+    """
+    List the bindings whose upstream task lives, by that one's end and, where they share it, by their own id.
+
+    In this order one index leads from upstream task to upstream task past all that are over, and another from binding
+    to binding past all that ended.
+    """
+    place = _LivePlace.read(after) if after else None
+    listed: list[RowMapping] = []
+    if place is not None:
+        # First what is left of the upstream task at which the last page ended.
+        its_own = _is(place.identity_id, place.generation, place.key)
+        rest = _live_bindings(now).where(*its_own, _tasks.c.id > place.task_id)
+        listed += connection.execute(rest.order_by(_tasks.c.id).limit(limit + 1)).mappings()
+    if len(listed) <= limit:
+        order = (_upstream.c.expire_time, _upstream.c.identity_id, _upstream.c.upstream_key, _upstream.c.generation)
+        found = _live_bindings(now).order_by(*order, _tasks.c.id).limit(limit + 1 - len(listed))
+        if place is not None:
+            last = (place.expire_time, place.identity_id, place.key, place.generation)
+            found = found.where(tuple_(*order) > tuple_(*last))
+        listed += connection.execute(found).mappings()
+    readable, corrupt = _read(listed[:limit])
+    more = len(listed) > limit
+    return Page(rows=readable, next_after=str(_LivePlace.of(listed[limit - 1])) if more else None, corrupt=corrupt)
+
+
+@dataclass(frozen=True, slots=True)
+class _LivePlace:
+    """Where a page of live bindings ended."""
+
+    expire_time: float
+    identity_id: IdentityId
+    key: UpstreamKey
+    generation: int
+    task_id: str
+
+    @classmethod
+    def of(cls, row: RowMapping) -> Self:
+        identity_id, expire_time, key, generation = (
+            row[f"{rows.UPSTREAM_PREFIX}{column}"]
+            for column in ("identity_id", "expire_time", "upstream_key", "generation")
+        )
+        return cls(expire_time, identity_id, key, generation, row["id"])
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        expire_time, generation, identity_id, task_id, key = text.split("\n", maxsplit=4)
+        return cls(float(expire_time), IdentityId(identity_id), UpstreamKey(key), int(generation), task_id)
+
+    def __str__(self) -> str:
+        # The key is the only one that might hold a line's end.
+        return f"{self.expire_time!r}\n{self.generation}\n{self.identity_id}\n{self.task_id}\n{self.key}"
+
+
+def _live_bindings(now: float) -> Select[Any]:
+    """Select live bindings through upstream tasks that live, of the identity's current generation."""
+    of_identity = and_(_identities.c.id == _upstream.c.identity_id, _identities.c.generation == _upstream.c.generation)
+    of_upstream = and_(
+        _tasks.c.identity_id == _upstream.c.identity_id, _tasks.c.upstream_key == _upstream.c.upstream_key
+    )
+    return (
+        select(*_tasks.c, *rows.UPSTREAM_COLUMNS)
+        .select_from(_upstream.join(_identities, of_identity).join(_tasks, of_upstream))
+        .where(schema.ACTIVE, schema.LIVE, _upstream.c.expire_time > now)
+    )
+
+
+def _read(listed: Sequence[RowMapping]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
+    """Return the bindings that can be read, and the ids of those that cannot."""
     readable, corrupt = [], []
-    for row in listed[:limit]:
+    for row in listed:
         try:
             readable.append(rows.task_from(row))
         except RowCorruptError:
             corrupt.append(rows.readable(row["id"]))
-    return Page(
-        rows=tuple(readable),
-        next_after=listed[limit - 1]["id"] if len(listed) > limit else None,
-        corrupt=tuple(corrupt),
+    return tuple(readable), tuple(corrupt)
+
+
+# --- use -------------------------------------------------------------------------------------------------------------
+
+
+def touch(tx: WriteTransaction, uses: Sequence[tuple[str, float]]) -> None:
+    """Note when bindings were last used; nobody who follows `changes` need know."""
+    later = and_(_tasks.c.id == bindparam("task"), _tasks.c.last_use_time < bindparam("used"))
+    tx.execute_each(
+        update(_tasks).where(later).values(last_use_time=bindparam("used")),
+        [{"task": task_id, "used": use_time} for task_id, use_time in uses],
     )
 
 
@@ -87,28 +191,64 @@ def page(
 
 def claim(tx: WriteTransaction, wish: TaskClaim) -> ClaimOutcome:
     """
-    Create or find the binding and, where its upstream task does not live, claim that.
+    Create or find the binding and, where its upstream task does not live or is to be replaced, claim that.
 
     Raises:
-        GenerationChangedError: the identity is gone, not ACTIVE, or has another generation.
+        GenerationChangedError: nothing may be registered for the identity in that generation.
     """
     # 1. The identity must still be what the caller saw.
-    epoch = select(_identities.c.state, _identities.c.generation).where(_identities.c.id == wish.identity_id)
-    if tx.execute(epoch).first() != (IdentityState.ACTIVE.value, wish.generation):
-        raise GenerationChangedError(note="the identity is gone, not active, or of another generation")
+    current_generation = _require_generation(tx, wish)
     # 2. The binding: new, standing, or begun anew.
     task = by_thread(tx.connection, wish.identity_id, wish.thread_id)
+    if task is not None and wish.generation != current_generation:
+        task = replace(task, upstream=_stored(tx.connection, wish.identity_id, wish.generation, task.upstream_key))
     if task is not None and task.state is not TaskState.ACTIVE and not (wish.restart or _is_over(task, wish.now)):
         return Standing(task)
     task = _bind(tx, wish, task)
     # 3. Its upstream task: living, held by another, or ours to register.
     upstream = task.upstream
-    if upstream is not None and _lives(upstream, wish.now):
+    lives = upstream is not None and _lives(upstream, wish.now)
+    if upstream is not None and lives and upstream.version != wish.replace:
         return Standing(task)
     if upstream is not None and upstream.lease_expire_time is not None and upstream.lease_expire_time > wish.now:
         return HeldElsewhere(task)
-    claimed = _claim_anew(tx, wish, upstream) if upstream is not None else _claim_first(tx, wish)
-    return Claimed(replace(task, upstream=claimed))
+    if upstream is None:
+        claimed = _claim_first(tx, wish, older_than=current_generation)
+    else:
+        claimed = _claim_successor(tx, wish, upstream) if lives else _claim_anew(tx, wish, upstream)
+    return Claimed(replace(_note_use(tx, task, wish.now), upstream=claimed))
+
+
+def _require_generation(tx: WriteTransaction, wish: TaskClaim) -> int:
+    """
+    Return the identity's generation when tasks may be registered in that of the wish.
+
+    Raises:
+        GenerationChangedError: they may not.
+    """
+    epoch = (
+        select(_identities.c.state, _identities.c.generation, _pending.c.generation, _pending.c.agent_runtime_id)
+        .select_from(_identities.outerjoin(_pending, _pending.c.identity_id == _identities.c.id))
+        .where(_identities.c.id == wish.identity_id)
+    )
+    found = tx.execute(epoch).first()
+    if found is not None:
+        state, generation, pending_generation, pending_runtime_id = tuple(found)
+        if wish.generation == generation and state in _REGISTERS_TASKS:
+            return int(generation)
+        # Before the agent on its way has its tasks, an identity that is rejected has none that work.
+        is_ahead = wish.generation == pending_generation and pending_generation > generation
+        if is_ahead and pending_runtime_id is not None and state in _REGISTERS_TASKS_AHEAD:
+            return int(generation)
+    raise GenerationChangedError(note="the identity is gone, of another generation, or in a state without tasks")
+
+
+def _note_use(tx: WriteTransaction, task: Task, now: float) -> Task:
+    """Keep a binding that is claimed for from being pruned as unused before its next use is noted."""
+    if task.last_use_time >= now:
+        return task
+    tx.execute(update(_tasks).where(_tasks.c.id == task.id).values(last_use_time=now))
+    return replace(task, last_use_time=now)
 
 
 def _is_over(tombstone: Task, now: float) -> bool:
@@ -121,10 +261,8 @@ def complete(
 ) -> UpstreamTask | None:
     """Make a claim ACTIVE with the backend's answer; None, and the answer recorded as orphaned, when it is lost."""
     current = _stored(tx.connection, held.identity_id, held.generation, held.key)
-    current_generation = tx.execute(
-        select(_identities.c.generation).where(_identities.c.id == held.identity_id)
-    ).scalar_one_or_none()
-    if current is not None and current_generation == held.generation and current.fencing_token == held.fencing_token:
+    is_holders = current is not None and current.fencing_token == held.fencing_token
+    if current is not None and is_holders and _may_complete(tx, held):
         if current.lease_expire_time is not None:
             return _write(
                 tx,
@@ -133,6 +271,8 @@ def complete(
                     state=TaskState.ACTIVE,
                     lease_expire_time=None,
                     sealed_task_id=sealed_task_id,
+                    # Where it replaces one that lives, it begins now.
+                    create_time=current.create_time if current.state is TaskState.CLAIMED else now,
                     update_time=now,
                     expire_time=expire_time,
                 ),
@@ -145,11 +285,23 @@ def complete(
     return None
 
 
+def _may_complete(tx: WriteTransaction, held: UpstreamTask) -> bool:
+    """Say whether the generation of a claim is the identity's, or still on its way to be."""
+    generations = union_all(
+        select(_identities.c.generation).where(_identities.c.id == held.identity_id),
+        select(_pending.c.generation).where(_pending.c.identity_id == held.identity_id),
+    )
+    return held.generation in tx.execute(generations).scalars().all()
+
+
 def release(tx: WriteTransaction, held: UpstreamTask, *, now: float, answer_lost: bool) -> None:
     """Free a claim that came to nothing; with `answer_lost` it is recorded as orphaned."""
     current = _stored(tx.connection, held.identity_id, held.generation, held.key)
     if current is not None and _holds(current, held):
-        _write(tx, replace(current, lease_expire_time=None, update_time=now))
+        if current.state is TaskState.CLAIMED:
+            _write(tx, replace(current, lease_expire_time=None, update_time=now))
+        else:
+            _write_lease(tx, replace(current, lease_expire_time=None))
     if answer_lost:
         _record_orphan(tx, held, now=now)
     else:
@@ -197,32 +349,34 @@ def revoke(
     return tuple(replace(each, upstream=upstream) for each in down)
 
 
-# --- what may be forgotten -------------------------------------------------------------------------------------------
+def record_orphans(tx: WriteTransaction, *which: ColumnElement[bool], now: float) -> None:
+    """Note the claims of upstream tasks that are about to be removed: the backend may have a task of each."""
+    for row in tx.execute(select(_upstream).where(*which, _upstream.c.lease_expire_time.is_not(None))).mappings():
+        _record_orphan(tx, rows.upstream_from(row), now=now)
 
 
-def prune(tx: WriteTransaction, now: float, *, limit: int) -> int:
+# --- another generation -----------------------------------------------------------------------------------------------
+
+
+def make_current(tx: WriteTransaction, identity_id: IdentityId, generation: int, *, now: float) -> None:
     """
-    Remove tombstones whose time is over and the bindings of deleted identities, at most `limit` of them together.
+    Let the tasks that were registered ahead for a generation be the identity's, in the place of the former ones.
 
-    Upstream tasks that no binding names any more go with them. Rows that are gone are not in `changes`.
+    They take new values of the change counter, so that whoever follows `changes` meets them once they are current.
     """
-    named = (_tasks.c.id, _tasks.c.identity_id, _tasks.c.upstream_key)
-    over = select(*named).where(_tasks.c.purge_time <= now).order_by(_tasks.c.purge_time).limit(limit)
-    gone: list[Row[Any]] = [*tx.execute(over)]
-    if len(gone) < limit:
-        of_deleted = (
-            select(*named)
-            .join_from(_identities, _tasks, _tasks.c.identity_id == _identities.c.id)
-            .where(schema.DELETED, _tasks.c.id.not_in([task.id for task in gone]))
-            .limit(limit - len(gone))
-        )
-        gone += tx.execute(of_deleted)
-    for task in gone:
-        tx.execute(delete(_tasks).where(_tasks.c.id == task.id))
-        shared = (_tasks.c.identity_id == task.identity_id, _tasks.c.upstream_key == task.upstream_key)
-        if tx.execute(select(_tasks.c.id).where(*shared).limit(1)).first() is None:
-            _forget(tx, task.identity_id, task.upstream_key, now=now)
-    return len(gone)
+    ahead = (_upstream.c.identity_id == identity_id, _upstream.c.generation == generation)
+    keys = tx.execute(select(_upstream.c.upstream_key).where(*ahead)).scalars().all()
+    former = (_upstream.c.identity_id == identity_id, _upstream.c.upstream_key.in_(keys))
+    _remove(tx, *former, _upstream.c.generation < generation, now=now)
+    named = [{"key": key, "change": tx.next_change()} for key in keys]
+    place = (_upstream.c.identity_id == identity_id, _upstream.c.upstream_key == bindparam("key"))
+    statement = update(_upstream).where(*place, _upstream.c.generation == generation)
+    tx.execute_each(statement.values(change_sequence=bindparam("change")), named)
+
+
+def forget_generation(tx: WriteTransaction, identity_id: IdentityId, generation: int, *, now: float) -> None:
+    """Remove the tasks that were registered ahead for a generation; claims in flight are remembered as orphaned."""
+    _remove(tx, _upstream.c.identity_id == identity_id, _upstream.c.generation == generation, now=now)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -287,6 +441,7 @@ def _leave_tombstone(
             create_time=now,
             update_time=now,
             purge_time=purge_time,
+            last_use_time=now,
         ),
     )
 
@@ -315,18 +470,25 @@ def _bind(tx: WriteTransaction, wish: TaskClaim, found: Task | None) -> Task:
             version=0,
             create_time=wish.now,
             update_time=wish.now,
+            last_use_time=wish.now,
         )
         return replace(_insert_binding(tx, new), upstream=standing)
     # An identity's task layout may have been changed since. The upstream task under the old key is left alone:
     # replicas that have not seen the change yet go on using it.
     bound = replace(
-        found, state=TaskState.ACTIVE, upstream_key=wish.upstream_key, update_time=wish.now, purge_time=None
+        found,
+        state=TaskState.ACTIVE,
+        upstream_key=wish.upstream_key,
+        update_time=wish.now,
+        purge_time=None,
+        last_use_time=max(found.last_use_time, wish.now),
     )
     return replace(_write_binding(tx, bound), upstream=standing)
 
 
-def _claim_first(tx: WriteTransaction, wish: TaskClaim) -> UpstreamTask:
-    _forget(tx, wish.identity_id, wish.upstream_key, now=wish.now)  # of earlier generations
+def _claim_first(tx: WriteTransaction, wish: TaskClaim, *, older_than: int) -> UpstreamTask:
+    # The present generation's goes on being used while one ahead of it is registered.
+    _forget(tx, wish.identity_id, wish.upstream_key, older_than=older_than, now=wish.now)
     change = tx.next_change()
     claimed = UpstreamTask(
         identity_id=wish.identity_id,
@@ -358,6 +520,15 @@ def _claim_anew(tx: WriteTransaction, wish: TaskClaim, found: UpstreamTask) -> U
             update_time=wish.now,
             expire_time=None,
         ),
+    )
+
+
+def _claim_successor(tx: WriteTransaction, wish: TaskClaim, living: UpstreamTask) -> UpstreamTask:
+    if living.lease_expire_time is not None:
+        _record_orphan(tx, living, now=wish.now)
+    return _write_lease(
+        tx,
+        replace(living, fencing_token=living.fencing_token + 1, lease_expire_time=wish.now + wish.lease_seconds),
     )
 
 
@@ -417,6 +588,14 @@ def _write(tx: WriteTransaction, upstream: UpstreamTask) -> UpstreamTask:
     return written
 
 
+def _write_lease(tx: WriteTransaction, upstream: UpstreamTask) -> UpstreamTask:
+    """Write who may replace a living upstream task, which leaves its version alone; see the top of this module."""
+    place = _is(upstream.identity_id, upstream.generation, upstream.key)
+    lease = {"fencing_token": upstream.fencing_token, "lease_expire_time": upstream.lease_expire_time}
+    tx.execute(update(_upstream).where(*place).values(**lease, change_sequence=tx.next_change()))
+    return upstream
+
+
 def _write_binding(tx: WriteTransaction, task: Task) -> Task:
     """Write a binding that was read in this transaction, with its version bumped."""
     written = replace(task, version=task.version + 1)
@@ -453,9 +632,13 @@ def _is_orphan_of(upstream: UpstreamTask) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _forget(tx: WriteTransaction, identity_id: IdentityId, key: UpstreamKey, *, now: float) -> None:
-    """Remove all generations of an upstream task; a claim that was in flight is remembered as orphaned."""
+def _forget(tx: WriteTransaction, identity_id: IdentityId, key: UpstreamKey, *, older_than: int, now: float) -> None:
+    """Remove the passed generations of an upstream task."""
     place = (_upstream.c.identity_id == identity_id, _upstream.c.upstream_key == key)
-    for row in tx.execute(select(_upstream).where(*place, _upstream.c.lease_expire_time.is_not(None))).mappings():
-        _record_orphan(tx, rows.upstream_from(row), now=now)
-    tx.execute(delete(_upstream).where(*place))
+    _remove(tx, *place, _upstream.c.generation < older_than, now=now)
+
+
+def _remove(tx: WriteTransaction, *which: ColumnElement[bool], now: float) -> None:
+    """Remove upstream tasks; a claim that was in flight is remembered as orphaned."""
+    record_orphans(tx, *which, now=now)
+    tx.execute(delete(_upstream).where(*which))

@@ -5,7 +5,7 @@ The statements of this package are plain synchronous SQLAlchemy Core; `broker.st
 transaction, off the event loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Executable, select, update
@@ -34,6 +34,11 @@ class WriteTransaction:
     def execute(self, statement: Executable) -> CursorResult[Any]:
         """Run one statement."""
         return self.connection.execute(statement)
+
+    def execute_each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run one statement for each set of its bound parameters; for none, nothing."""
+        if rows:
+            self.connection.execute(statement, rows)
 
     def next_change(self) -> int:
         """Move the change counter; every row that is written takes a value of its own."""

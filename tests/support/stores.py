@@ -36,6 +36,9 @@ from broker.store.sql import SqlStore
 NOW = 1_800_000_000.0
 """A time for tests that do not care which."""
 
+LONG_AGO = 0.0
+"""Before any use of a binding in tests: nothing is pruned because it was not used since."""
+
 _numbers = itertools.count(1)
 
 

@@ -1,5 +1,6 @@
 """Claims of upstream tasks: claim, complete, release, take-over, generations."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from broker.errors import GenerationChangedError, RowCorruptError
 from broker.model import IdentityState, Task, TaskState, UpstreamTask
 from broker.store import Claimed, HeldElsewhere, Standing
 from broker.store.sql import SqlStore
-from tests.support.stores import NOW, add_identity, add_task, agent_identity, task_claim
+from tests.support.stores import LONG_AGO, NOW, add_identity, add_task, agent_identity, task_claim
 
 
 def _held(outcome: object) -> UpstreamTask:
@@ -186,7 +187,9 @@ async def test_an_expired_upstream_task_is_claimed_anew(store: SqlStore) -> None
 
 
 @pytest.mark.parametrize(
-    "state", [s for s in IdentityState if s is not IdentityState.ACTIVE], ids=lambda state: state.value
+    "state",
+    [s for s in IdentityState if s not in (IdentityState.ACTIVE, IdentityState.ROTATING)],
+    ids=lambda state: state.value,
 )
 async def test_only_an_active_identity_gets_a_claim(store: SqlStore, state: IdentityState) -> None:
     """Whatever else an identity is, nothing is registered in its name."""
@@ -247,7 +250,7 @@ async def test_versions_do_not_begin_again_after_a_prune(store: SqlStore) -> Non
     identity = await add_identity(store)
     first = await add_task(store, identity, "t")
     ended = await store.end_task(identity.id, "t", now=NOW, purge_time=NOW + 1)
-    assert await store.prune(NOW + 1) == 1
+    assert await store.prune(NOW + 1, idle_before=LONG_AGO) == 1
     second = await add_task(store, identity, "t")
     assert second.id != first.id
     assert second.version > ended.version
@@ -260,7 +263,7 @@ async def test_an_answer_whose_row_was_pruned_is_orphaned(store: SqlStore) -> No
     identity = await add_identity(store)
     held = _held(await store.claim_task(task_claim(identity, "t")))
     await store.end_task(identity.id, "t", now=NOW, purge_time=NOW)
-    await store.prune(NOW)
+    await store.prune(NOW, idle_before=LONG_AGO)
     assert await store.complete_claim(held, sealed_task_id=b"s", now=NOW, expire_time=None) is None
     assert await _orphans(store) == 1
 
@@ -301,7 +304,7 @@ async def test_the_list_of_tasks_selects_by_effective_state(store: SqlStore) -> 
         ("upstream_tasks", "state", "LIVE"),
         ("upstream_tasks", "sealed_task_id", None),
         ("upstream_tasks", "fencing_token", 0),
-        ("upstream_tasks", "lease_expire_time", 1.0),
+        ("upstream_tasks", "expire_time", -math.inf),
     ],
 )
 async def test_a_damaged_task_fails_alone(

@@ -7,7 +7,7 @@ import pytest
 from broker.model import IdentityState, TaskState
 from broker.store import Claimed, HeldElsewhere, Standing
 from broker.store.sql import SqlStore
-from tests.support.stores import NOW, add_identity, add_task, agent_identity, create_request, task_claim
+from tests.support.stores import LONG_AGO, NOW, add_identity, add_task, agent_identity, create_request, task_claim
 
 PURGE = NOW + 1000
 
@@ -184,8 +184,8 @@ async def test_prune_removes_what_its_time_is_over_for(store: SqlStore) -> None:
         await add_task(store, identity, thread)
     await store.end_task(identity.id, "old", now=NOW, purge_time=NOW + 10)
     await store.end_task(identity.id, "young", now=NOW, purge_time=NOW + 11)
-    assert await store.prune(NOW + 9.9) == 0
-    assert await store.prune(NOW + 10) == 1
+    assert await store.prune(NOW + 9.9, idle_before=LONG_AGO) == 0
+    assert await store.prune(NOW + 10, idle_before=LONG_AGO) == 1
     assert await store.task(identity.id, "old") is None
     assert await store.task(identity.id, "young") is not None
     assert await store.task(identity.id, "live") is not None
@@ -197,7 +197,7 @@ async def test_prune_is_bounded(store: SqlStore) -> None:
     for n in range(5):
         await add_task(store, identity, f"t{n}")
         await store.end_task(identity.id, f"t{n}", now=NOW, purge_time=NOW + 1)
-    assert [await store.prune(NOW + 1, limit=4) for _ in range(3)] == [4, 2, 0]
+    assert [await store.prune(NOW + 1, idle_before=LONG_AGO, limit=4) for _ in range(3)] == [4, 2, 0]
     assert (await store.tasks()).rows == ()
 
 
@@ -207,9 +207,9 @@ async def test_prune_forgets_upstream_tasks_that_nobody_names(store: SqlStore, d
     for thread in ("a", "b"):
         await add_task(store, identity, thread, key="shared")
         await store.end_task(identity.id, thread, now=NOW, purge_time=NOW + (1 if thread == "a" else 2))
-    await store.prune(NOW + 1)
+    await store.prune(NOW + 1, idle_before=LONG_AGO)
     assert database.execute("SELECT count(*) FROM upstream_tasks") == [(1,)]
-    await store.prune(NOW + 2)
+    await store.prune(NOW + 2, idle_before=LONG_AGO)
     assert database.execute("SELECT count(*) FROM upstream_tasks") == [(0,)]
 
 
@@ -223,7 +223,7 @@ async def test_prune_forgets_what_deleted_identities_had(store: SqlStore, databa
     await store.claim_task(task_claim(gone, "in flight"))
     await store.end_task(gone.id, "a", now=NOW, purge_time=NOW)  # due anyway, and counted once
     await store.write_identity(replace(gone, state=IdentityState.DELETED, generation=2))
-    assert await store.prune(NOW) == 3
+    assert await store.prune(NOW, idle_before=LONG_AGO) == 4
     assert {kept.id} == {task.identity_id for task in (await store.tasks()).rows}
     assert database.execute("SELECT count(*) FROM upstream_tasks") == [(2,)]
     assert (await store.statistics()).orphaned_upstream_tasks == 1

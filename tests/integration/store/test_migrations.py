@@ -106,4 +106,16 @@ async def test_a_current_database_is_opened_without_alembic(store: SqlStore, dat
 
 def _objects(connection: Any) -> set[tuple[str, str, frozenset[str]]]:
     listed = connection.exec_driver_sql(_OBJECTS).all()
-    return {(kind, name, frozenset(line.strip(" \t,") for line in sql.splitlines())) for kind, name, sql in listed}
+    return {(kind, name, frozenset(_parts(sql))) for kind, name, sql in listed}
+
+
+def _parts(sql: str) -> list[str]:
+    """Return columns and constraints one by one: ALTER TABLE writes a new column into the line of the last."""
+    parts, depth = [""], 0
+    for letter in sql:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if (letter, depth) in ((",", 1), ("(", 1), (")", 0)):
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [" ".join(part.split()) for part in parts]

@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from broker.model import IdentityState, TaskState
 from broker.store.sql import SqlStore
-from tests.support.stores import NOW, add_identity, add_task, agent_identity, create_request, task_claim
+from tests.support.stores import LONG_AGO, NOW, add_identity, add_task, agent_identity, create_request, task_claim
 
 _ONE_ROW_TABLES = ("meta", "alembic_version")
 
@@ -20,8 +20,8 @@ async def test_no_method_scans_a_table(store: SqlStore, database: Any) -> None:
     for lane in (store._driver._lanes.read, store._driver._lanes.write):
 
         @event.listens_for(lane._engine, "before_cursor_execute")
-        def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-            statements.setdefault(statement, parameters)
+        def note(_c: object, _k: object, statement: str, parameters: Any, _x: object, many: bool) -> None:
+            statements.setdefault(statement, parameters[0] if many else parameters)
 
     await _use_every_method(store)
     assert len(statements) > 40
@@ -73,4 +73,4 @@ async def _use_every_method(store: SqlStore) -> None:
     await store.revoke_task(task.id, now=NOW, purge_time=NOW, include_sharing=True)
     await store.changes(0)
     await store.change_sequence()
-    await store.prune(NOW + 1_000_000)
+    await store.prune(NOW + 1_000_000, idle_before=LONG_AGO)
