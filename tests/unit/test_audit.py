@@ -256,6 +256,23 @@ async def test_a_disk_that_does_not_sync_gives_nothing_out(
     assert grants_in(tmp_path / "audit.jsonl") == {"inference": 1, "thread": 1}
 
 
+async def test_syncing_outlives_a_defect(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is raised by a sync, the next line is synced again."""
+    log = await opened(tmp_path / "audit.jsonl", clock)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", lambda _: 1 // 0)
+        log.grant(grant(), "r")
+        await eventually(lambda: log._sync_failed)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    log.grant(grant("thread"), "r")
+    await eventually(lambda: bool(synced))
+    assert "audit_sync_failed" in capsys.readouterr().out
+    await log.close()
+
+
 async def test_lines_are_synced_soon_and_not_one_by_one(
     tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ class Desk:
         return Authorizer(
             snapshots=self.shop.snapshots,
             registrar=self.shop.registrar,
+            lifetimes=self.shop.lifetimes,
             scopes=build_catalogue(scopes or {}),
             apis=apis,
             keyring=self.shop.keyring,

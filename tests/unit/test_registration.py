@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ import pytest
 from nacl.public import SealedBox
 from nacl.signing import VerifyKey
 
-from broker import errors
+from broker import errors, registration
 from broker.backend_api import TaskAnswer
 from broker.errors import BrokerError
-from broker.model import Task, TaskState, ThreadId
-from broker.outbound import FailureKind
+from broker.model import Task, TaskKind, TaskState, ThreadId
+from broker.outbound import FailureKind, OutboundFailure
 from broker.policy import TaskFact
-from broker.snapshots import IdentityView
-from tests.support.workshop import LEASE, Workshop, failure, plain, workshop
+from broker.registration import Registrar
+from broker.snapshots import IdentityView, task_id_context
+from broker.store import Claimed, TaskClaim
+from tests.support.workshop import IN_FLIGHT, LEASE, ScriptedApi, Workshop, failure, plain, workshop
 
 ONE, TWO = ThreadId("thread-1"), ThreadId("thread-2")
 PER_THREAD = "codex-2026-05"
@@ -305,3 +309,289 @@ async def test_a_changed_generation_is_followed_once(shop: Workshop) -> None:
     task = await ensure(shop, view)
     assert task.upstream is not None
     assert task.upstream.generation == view.identity.generation + 1
+
+
+def hanging(shop: Workshop, go: asyncio.Event, answer: TaskAnswer | BaseException) -> None:
+    """Let every registration wait for `go`, and then end as told."""
+
+    async def wait() -> TaskAnswer:
+        await go.wait()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    shop.api.tasks.append(wait)
+
+
+async def all_turns_taken(shop: Workshop, view: IdentityView) -> list[asyncio.Task[Task]]:
+    """Begin as many registrations as are under way at one time, and wait until the backend is asked for each."""
+    waiting = [asyncio.create_task(ensure(shop, view, ThreadId(f"early-{n}"))) for n in range(IN_FLIGHT)]
+    async with asyncio.timeout(10):
+        while shop.api.count("task") < IN_FLIGHT:
+            await asyncio.sleep(0.001)
+    return waiting
+
+
+async def test_no_claim_is_made_before_its_turn(shop: Workshop) -> None:
+    """While the backend takes no more, nothing is claimed: a lease cannot run out in the queue, nor be left by a stop."""
+    view = await shop.agent()
+    go = asyncio.Event()
+    hanging(shop, go, plain("task"))
+    early = await all_turns_taken(shop, view)
+    late = asyncio.create_task(ensure(shop, view, ONE))
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    assert await shop.store.task(view.identity.id, ONE) is None
+    assert shop.api.count("task") == IN_FLIGHT
+    await shop.registrar.drain(0.0)
+    assert await shop.store.task(view.identity.id, ONE) is None
+    await asyncio.gather(*early, late, return_exceptions=True)
+
+
+async def test_what_is_learned_in_the_queue_holds_for_who_waits_in_it(shop: Workshop) -> None:
+    """An agent that is refused while others wait for their turn is refused for them too: the backend is not asked."""
+    view = await shop.agent()
+    go = asyncio.Event()
+    hanging(shop, go, failure(FailureKind.REFUSED, status=403))
+    early = await all_turns_taken(shop, view)
+    late = asyncio.create_task(outcome(shop, view, ONE))
+    await asyncio.sleep(0.01)
+    go.set()
+    assert type(await late) is errors.IdentityRejectedError
+    assert shop.api.count("task") == IN_FLIGHT
+    await asyncio.gather(*early, return_exceptions=True)
+    assert await shop.store.task(view.identity.id, ONE) is None
+
+
+async def test_a_backend_that_hangs_keeps_its_own_turns_only(shop: Workshop) -> None:
+    """Registrations at another backend go on while every turn at one is taken by calls that do not come back."""
+    healthy = ScriptedApi()
+    healthy.tasks.append(plain("task"))
+    registrar = Registrar(
+        store=shop.store,
+        snapshots=shop.snapshots,
+        keyring=shop.keyring,
+        apis={"default": shop.api, "other": healthy},  # type: ignore[dict-item]
+        clock=shop.clock,
+        metrics=shop.metrics,
+        lease_seconds=LEASE,
+        in_flight=1,
+        jitter=random.Random(1),
+    )
+    one, other = await shop.agent("one"), await shop.agent("other")
+    other = replace(other, backend=replace(other.backend, name="other"))
+    hanging(shop, asyncio.Event(), plain("never"))
+    patience = shop.clock.monotonic() + 30
+    stuck = asyncio.create_task(registrar.ensure(one, ONE, wait_until=patience))
+    async with asyncio.timeout(10):
+        while not shop.api.count("task"):
+            await asyncio.sleep(0.001)
+        assert (await registrar.ensure(other, ONE, wait_until=patience)).effective_state is TaskState.ACTIVE
+    await registrar.drain(0.0)
+    await asyncio.gather(stuck, return_exceptions=True)
+
+
+async def test_registrations_that_wait_have_a_ceiling(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it who asks for one more is told OVERLOAD at once, and who asks for one that waits already is not."""
+    monkeypatch.setattr(registration, "_MOST_JOBS", 1)
+    view = await shop.agent()
+    go = asyncio.Event()
+    hanging(shop, go, plain("task"))
+    first, same = (asyncio.create_task(ensure(shop, view, ONE)) for _ in range(2))
+    await asyncio.sleep(0)
+    assert type(await outcome(shop, view, TWO)) is errors.OverloadError
+    go.set()
+    assert (await first).id == (await same).id
+
+
+async def test_another_process_that_changed_the_identity_clears_what_was_held_against_it(shop: Workshop) -> None:
+    """An operator's change, written by whichever process, is followed by a new try at once and not after the wait."""
+    view = await shop.agent()
+    shop.api.tasks += [failure(FailureKind.REFUSED, status=403), plain("task-1")]
+    await outcome(shop, view)
+    written = await shop.store.write_identity(replace(view.identity, email="new@example.org"))
+    assert written.generation == view.identity.generation
+    assert shop.registrar.trouble(view, ONE) is not None
+    await shop.snapshots.follow()
+    current = shop.snapshots.view(view.identity.id)
+    assert current is not None
+    assert shop.registrar.trouble(current, ONE) is None
+    assert (await ensure(shop, current)).effective_state is TaskState.ACTIVE
+
+
+async def test_an_orphan_of_an_earlier_try_is_recorded_with_the_success(shop: Workshop) -> None:
+    """A registration that went well at the second try may have left one behind at the first: store and metric say so."""
+    view = await shop.agent()
+    shop.api.tasks.append(TaskAnswer("task-1", sealed=False, answer_lost=True))
+    assert (await ensure(shop, view)).effective_state is TaskState.ACTIVE
+    assert (await shop.store.statistics()).orphaned_upstream_tasks == 1
+    assert shop.tally("credential_broker_orphaned_upstream_tasks_total", backend="default") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "moved", "asked", "told"),
+    [(401, 0.0, 1, True), (403, 0.0, 1, True), (404, 0.0, 1, False), (401, 30.0, 2, False), (404, 30.0, 1, False)],
+)
+async def test_a_refused_agent_is_told_of_unless_a_clock_was_wrong(
+    shop: Workshop, status: int, moved: float, asked: int, told: bool
+) -> None:
+    """A refusal whose own Date shows that the time was wrong is tried again; one of the agent itself is passed on."""
+    view = await shop.agent()
+    refusals: list[tuple[IdentityView, OutboundFailure]] = []
+    shop.registrar.tell_refusals_to(lambda refused, cause: refusals.append((refused, cause)))
+
+    async def refuse() -> TaskAnswer:
+        shop.api.clock_offset += moved
+        raise failure(FailureKind.REFUSED, status=status)
+
+    shop.api.tasks += [refuse, plain("task-1")] if asked == 2 else [refuse]
+    if asked == 2:
+        await ensure(shop, view)
+    else:
+        assert type(await outcome(shop, view)) is errors.IdentityRejectedError
+        trouble = shop.registrar.trouble(view, ONE)
+        assert trouble is not None
+        assert trouble.status == status
+    assert shop.api.count("task") == asked
+    assert [(refused.identity.id, cause.status) for refused, cause in refusals] == (
+        [(view.identity.id, status)] if told else []
+    )
+
+
+async def test_a_clock_that_stays_wrong_is_tried_again_once(shop: Workshop) -> None:
+    """A backend whose Date moves with every refusal is not asked for ever."""
+    view = await shop.agent()
+
+    async def refuse() -> TaskAnswer:
+        shop.api.clock_offset += 30.0
+        raise failure(FailureKind.REFUSED, status=401)
+
+    shop.api.tasks.append(refuse)
+    await outcome(shop, view)
+    assert shop.api.count("task") == 2
+
+
+async def test_a_thread_is_bound_to_what_lives_whatever_is_held_against_registering(tmp_path: Path) -> None:
+    """Where threads share an upstream task, a new one needs nothing of the backend, not even a turn at it."""
+    async with workshop(tmp_path) as shop:
+        view = await shop.agent()
+        shop.api.tasks += [plain("shared"), failure(FailureKind.DOWN)]
+        first = await ensure(shop, view, ONE)
+        assert first.upstream is not None
+        with pytest.raises(errors.BackendDownError):
+            await ensure(shop, view, ONE, replace=first.upstream.version)
+        assert shop.registrar.trouble(view, TWO) is not None
+        second = await ensure(shop, view, TWO)
+        assert second.upstream is not None
+        assert second.upstream.version == first.upstream.version
+        assert shop.api.count("task") == 2
+
+
+async def test_what_was_believed_to_live_is_registered_in_its_turn(tmp_path: Path) -> None:
+    """An upstream task that another process revoked a moment ago is found out by the claim, and registered anew."""
+    async with workshop(tmp_path) as shop:
+        view = await shop.agent()
+        shop.api.tasks += [plain("first"), plain("second")]
+        first = await ensure(shop, view, ONE)
+        await shop.store.revoke_task(
+            first.id, now=shop.clock.now(), purge_time=shop.clock.now() + 60, include_sharing=True
+        )
+        second = await ensure(shop, view, TWO)
+        assert second.effective_state is TaskState.ACTIVE
+        assert second.upstream is not None
+        assert first.upstream is not None
+        assert second.upstream.version > first.upstream.version
+        assert shop.api.count("task") == 2
+
+
+async def test_the_old_task_serves_until_its_successor_is_there(shop: Workshop) -> None:
+    """While a successor is registered calls find the old id; a failure leaves it; many who ask make one successor."""
+    view = await shop.agent()
+    shop.api.tasks += [plain("old"), failure(FailureKind.DOWN), plain("never")]
+    old = await ensure(shop, view)
+    assert old.upstream is not None
+    with pytest.raises(errors.BackendDownError):
+        await ensure(shop, view, replace=old.upstream.version)
+    assert upstream_id(shop, view) == "old"
+    shop.clock.pass_(60)
+    go = asyncio.Event()
+    shop.api.tasks.clear()
+    hanging(shop, go, plain("new"))
+    asking = [asyncio.create_task(ensure(shop, view, replace=old.upstream.version)) for _ in range(20)]
+    while shop.api.count("task") < 3:
+        await asyncio.sleep(0.001)
+    assert upstream_id(shop, view) == "old"
+    held = await shop.store.task(view.identity.id, ONE)
+    assert held.effective_state is TaskState.ACTIVE
+    assert held.upstream.lease_expire_time is not None
+    await shop.snapshots.follow()
+    assert upstream_id(shop, view) == "old"
+    go.set()
+    answers = await asyncio.gather(*asking)
+    assert {answer.upstream.version for answer in answers if answer.upstream} == {answers[0].upstream.version}  # type: ignore[union-attr]
+    assert upstream_id(shop, view) == "new"
+    late = await ensure(shop, view, replace=old.upstream.version)
+    assert late.upstream == answers[0].upstream
+    assert shop.api.count("task") == 3
+
+
+def upstream_id(shop: Workshop, view: IdentityView, thread: ThreadId | None = ONE) -> str | None:
+    """Return the id that calls of a thread are signed for now."""
+    known = shop.snapshots.task(view.identity, thread)
+    return None if known is None else known.upstream_task_id
+
+
+async def test_a_successor_that_another_process_registers_is_waited_for(shop: Workshop) -> None:
+    """Who asks for a successor that is claimed elsewhere gets that one, when it is there."""
+    view = await shop.agent()
+    shop.api.tasks.append(plain("old"))
+    old = await ensure(shop, view)
+    assert old.upstream is not None
+    wish = TaskClaim(
+        identity_id=view.identity.id,
+        generation=view.identity.generation,
+        kind=TaskKind.THREAD,
+        thread_id=ONE,
+        upstream_key=old.upstream_key,
+        now=shop.clock.now(),
+        lease_seconds=LEASE,
+        replace=old.upstream.version,
+    )
+    claimed = await shop.store.claim_task(wish)
+    assert isinstance(claimed, Claimed)
+    assert claimed.task.upstream is not None
+    asking = asyncio.create_task(ensure(shop, view, replace=old.upstream.version))
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert not asking.done()
+    sealed = shop.keyring.seal(b"theirs", context=task_id_context(claimed.task.upstream))
+    theirs = await shop.store.complete_claim(
+        claimed.task.upstream, sealed_task_id=sealed, now=shop.clock.now(), expire_time=None
+    )
+    assert (await asking).upstream == theirs
+    assert upstream_id(shop, view) == "theirs"
+    assert shop.api.count("task") == 1
+
+
+async def test_tasks_get_an_end_and_not_all_the_same(shop: Workshop) -> None:
+    """Each lives nine tenths of the configured life at least, and two that began together end apart."""
+    view = await shop.agent()
+    shop.api.tasks += [plain("one"), plain("two")]
+    ends = set()
+    for thread in (ONE, TWO):
+        task = await ensure(shop, view, thread)
+        assert task.upstream is not None
+        assert task.upstream.expire_time is not None
+        life = task.upstream.expire_time - shop.clock.now()
+        assert 0.9 * view.backend.task_lifetime <= life <= view.backend.task_lifetime
+        ends.add(life)
+    assert len(ends) == 2
+
+
+async def test_the_store_away_after_the_success_loses_nothing(shop: Workshop) -> None:
+    """Once the answer is written down, a look at the binding that fails is no failure of the registration."""
+    view = await shop.agent()
+    shop.api.tasks.append(plain("task-1"))
+    shop.store.fail("task")
+    assert (await ensure(shop, view)).effective_state is TaskState.ACTIVE
+    assert upstream_id(shop, view) == "task-1"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker import snapshots as snapshots_module
 from broker.backends import Backend
 from broker.bearer import Bearer
 from broker.bearer.oauth import Logins
@@ -20,17 +21,25 @@ from broker.keyring import Keyring
 from broker.keys import SigningKey
 from broker.model import (
     Identity,
+    IdentityId,
     IdentityName,
     IdentityState,
     Secret,
     StoredBearer,
+    StoredLadder,
     Task,
     TaskState,
     ThreadId,
     UpstreamKey,
 )
 from broker.profiles import DEFAULT_PROFILE, PRESETS
-from broker.snapshots import Snapshots, private_key_context, task_id_context
+from broker.snapshots import (
+    DELETED_REMEMBERED_SECONDS,
+    IN_USE_SECONDS,
+    Snapshots,
+    private_key_context,
+    task_id_context,
+)
 from broker.store import Claimed
 from broker.telemetry import Metrics
 from tests.support.clocks import SetClock
@@ -81,9 +90,11 @@ class World:
         return await add_identity(self.store, replace(identity, sealed_private_key=sealed, **changes))
 
     async def add_task(self, identity: Identity, thread: str | None, task_id: str = "upstream", **claim: Any) -> Task:
-        """Take a task from nothing to ACTIVE with a real sealed id."""
+        """Take a task from nothing to ACTIVE with a real sealed id; bind it to what lives already where there is that."""
         outcome = await self.store.claim_task(task_claim(identity, thread, **claim))
-        assert isinstance(outcome, Claimed)
+        if not isinstance(outcome, Claimed):
+            bound: Task = outcome.task
+            return bound
         assert outcome.task.upstream is not None
         sealed = self.keyring.seal(task_id.encode(), context=task_id_context(outcome.task.upstream))
         await self.store.complete_claim(outcome.task.upstream, sealed_task_id=sealed, now=NOW, expire_time=None)
@@ -465,3 +476,296 @@ async def test_upstream_tasks_shared_by_threads_change_for_all(world: World) -> 
         TaskState.REVOKED,
         None,
     )
+
+
+def told_by(snapshots: Snapshots) -> list[IdentityId | None]:
+    """Return a list that grows with what listeners are told."""
+    told: list[IdentityId | None] = []
+    snapshots.subscribe(told.append)
+    return told
+
+
+async def test_listeners_are_told_whose_state_changed(world: World) -> None:
+    """Each change of an identity, its tasks, its bearer and its ladder is told with the identity's id; then no more."""
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    told: list[IdentityId | None] = []
+    end = snapshots.subscribe(told.append)
+    snapshots.publish_identity(agent)
+    task = await world.add_task(agent, "thread")
+    snapshots.publish_task(task)
+    assert task.upstream is not None
+    snapshots.publish_upstream(replace(task.upstream, version=task.upstream.version + 1))
+    sealed = world.keyring.seal(b"sk-token", context=bearer_context(agent.id, 1))
+    snapshots.publish_bearer(StoredBearer(identity_id=agent.id, sealed=sealed))
+    snapshots.publish_ladder(StoredLadder(identity_id=agent.id, version=1, document="{}"))
+    assert told == [agent.id] * 5
+    snapshots.touch()
+    assert told[5:] == [None]
+    end()
+    snapshots.touch()
+    assert len(told) == 6
+
+
+async def test_a_late_bearer_or_ladder_does_not_bring_an_old_state_back(world: World) -> None:
+    """The one of the higher version stays, and a repeated one is no change."""
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    snapshots.publish_identity(agent)
+    bearers = {
+        version: StoredBearer(
+            identity_id=agent.id,
+            version=version,
+            pair=version,
+            sealed=world.keyring.seal(f"sk-{version}".encode(), context=bearer_context(agent.id, version)),
+        )
+        for version in (1, 2)
+    }
+    for version in (2, 1):
+        snapshots.publish_bearer(bearers[version])
+        snapshots.publish_ladder(StoredLadder(identity_id=agent.id, version=version, document=f"{version}"))
+    epoch = snapshots.epoch
+    (view,) = snapshots.views()
+    assert view.bearers is not None
+    assert view.bearers.current() == Bearer(Secret("sk-2"), None)
+    assert view.ladder is not None
+    assert view.ladder.document == "2"
+    snapshots.publish_ladder(view.ladder)
+    snapshots.publish_bearer(bearers[2])
+    assert snapshots.epoch == epoch
+
+
+async def test_a_row_that_is_written_anew_keeps_its_bearer_and_its_ladder(world: World) -> None:
+    """Publishing an identity alone changes nothing else of it; with no bearer, or deleted, it has none any more."""
+    identity, snapshots = bearer_identity(), world.snapshots()
+    sealed = world.keyring.seal(b"sk-token", context=bearer_context(identity.id, 1))
+    first = snapshots.publish_identity(identity, StoredBearer(identity_id=identity.id, sealed=sealed))
+    snapshots.publish_ladder(StoredLadder(identity_id=identity.id, version=1))
+    again = snapshots.publish_identity(replace(identity, version=2, email="a@example.org"))
+    assert again.bearers is first.bearers
+    assert again.ladder is not None
+    assert snapshots.publish_identity(replace(identity, version=3), None).bearers is None
+    back = snapshots.publish_identity(
+        replace(identity, version=4), StoredBearer(identity_id=identity.id, sealed=sealed)
+    )
+    assert back.bearers is not None
+    deleted = snapshots.publish_identity(replace(identity, version=5, state=IdentityState.DELETED))
+    assert (deleted.bearers, deleted.stored_bearer) == (None, None)
+
+
+async def test_a_deleted_identity_is_forgotten_in_time(world: World) -> None:
+    """For a day who asks for it learns that it was revoked; then it is gone from memory, and listeners are told."""
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    await snapshots.warm_up()
+    await world.store.write_identity(replace(agent, state=IdentityState.DELETED))
+    await snapshots.follow()
+    world.clock.pass_(DELETED_REMEMBERED_SECONDS - 1)
+    await snapshots.follow()
+    assert snapshots.named(agent.name) is not None
+    told = told_by(snapshots)
+    world.clock.pass_(1)
+    await snapshots.follow()
+    assert (snapshots.named(agent.name), snapshots.view(agent.id), snapshots.views()) == (None, None, [])
+    assert told == [agent.id]
+
+
+async def test_no_more_deleted_identities_are_remembered_than_fit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are deleted in a day, memory holds the last of them; a name that was taken anew stays taken."""
+    monkeypatch.setattr(snapshots_module, "_MOST_DELETED", 2)
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    for _ in range(3):
+        agent = await world.add_agent("again")
+        await world.store.write_identity(replace(agent, state=IdentityState.DELETED))
+    last = await world.add_agent("again")
+    await snapshots.follow()
+    await snapshots.follow()
+    assert len(snapshots.views()) == 3
+    found = snapshots.named(IdentityName("again"))
+    assert found is not None
+    assert found.identity.id == last.id
+
+
+async def test_that_there_is_no_binding_is_remembered_until_one_is_written(world: World) -> None:
+    """Callers of a thread that cannot be registered cost one read in a few seconds, and miss nothing others write."""
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    await snapshots.warm_up()
+    await snapshots.follow()
+    world.store.calls.clear()
+    for _ in range(3):
+        assert await snapshots.load_task(agent, ThreadId("thread")) is None
+    assert world.store.calls["task"] == 1
+    world.clock.pass_(6)
+    await snapshots.load_task(agent, ThreadId("thread"))
+    assert world.store.calls["task"] == 2
+    await world.add_task(agent, "thread")
+    await snapshots.follow()
+    assert await snapshots.load_task(agent, ThreadId("thread")) is not None
+
+
+async def test_what_is_not_there_is_remembered_within_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers that ask for ever new threads do not fill the memory."""
+    monkeypatch.setattr(snapshots_module, "_MOST_ABSENT", 3)
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    for number in range(10):
+        await snapshots.load_task(agent, ThreadId(f"thread-{number}"))
+    assert len(snapshots._absent) == 3
+
+
+async def test_a_load_is_waited_for_no_longer_than_said(world: World) -> None:
+    """A store that does not answer in time is told as away; the read goes on, and the next caller has its result."""
+    agent = await world.add_agent()
+    await world.add_task(agent, "thread")
+    snapshots = world.snapshots()
+    gate = world.store.hold("task")
+    with pytest.raises(StoreDownError) as caught:
+        await snapshots.load_task(agent, ThreadId("thread"), wait_until=world.clock.monotonic())
+    assert caught.value.retry_after
+    gate.set()
+    assert await snapshots.load_task(agent, ThreadId("thread")) is not None
+
+
+async def test_a_pruned_binding_leaves_the_memory_of_every_process(world: World) -> None:
+    """What one process prunes because nobody used it is gone for those that follow, and one that was used stays."""
+    agent = await world.add_agent()
+    idle, used = await world.add_task(agent, "idle"), await world.add_task(agent, "used")
+    snapshots = world.snapshots()
+    for task in (idle, used):
+        snapshots.publish_task(task)
+    await world.store.touch_tasks([(used.id, NOW + 50)])
+    assert await world.store.prune(NOW + 60, idle_before=NOW + 40, limit=100)
+    await snapshots.follow()
+    assert snapshots.task(agent, ThreadId("idle")) is None
+    assert snapshots.task(agent, ThreadId("used")) is not None
+
+
+async def test_a_binding_published_during_a_read_of_before_is_kept(world: World) -> None:
+    """A read that saw the pruned state does not take away what was registered since."""
+    agent = await world.add_agent()
+    idle = await world.add_task(agent, "thread")
+    snapshots = world.snapshots()
+    snapshots.publish_task(idle)
+    await world.store.prune(NOW + 60, idle_before=NOW + 40, limit=100)
+    real = world.store.store.task
+
+    async def overtaken(identity_id: IdentityId, thread_id: ThreadId | None) -> Task | None:
+        seen = await real(identity_id, thread_id)
+        world.store.store.task = real  # type: ignore[method-assign]
+        snapshots.publish_task(await world.add_task(agent, "thread", "anew"))
+        return seen
+
+    world.store.store.task = overtaken  # type: ignore[method-assign]
+    await snapshots._load_task(agent.id, ThreadId("thread"))
+    found = snapshots.task(agent, ThreadId("thread"))
+    assert found is not None
+    assert found.upstream_task_id == "anew"
+
+
+async def test_a_quiet_store_is_asked_for_nothing_but_whether_it_changed(world: World) -> None:
+    """A look without changes costs one cheap question, proves the contact, and tells nobody anything."""
+    await world.add_agent()
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    await snapshots.follow()
+    world.store.calls.clear()
+    told = told_by(snapshots)
+    world.clock.pass_(3)
+    await snapshots.follow()
+    assert world.store.calls == {"has_changed": 1}
+    assert snapshots.confirmation.wall == NOW + 3
+    assert told == []
+
+
+async def test_revocations_by_others_are_measured(world: World) -> None:
+    """From the row's own time to the moment it is heeded here; what this process revoked itself is not counted."""
+    agents = [await world.add_agent(f"agent-{'x' * number}") for number in range(3)]
+    for agent in agents:
+        await world.add_task(agent, "thread")
+    metrics = Metrics()
+    snapshots = world.snapshots(metrics=metrics)
+    await snapshots.warm_up()
+    for agent in agents:
+        await snapshots.load_task(agent, ThreadId("thread"))
+    ours = await world.store.write_identity(replace(agents[0], state=IdentityState.DISABLED, update_time=NOW))
+    snapshots.publish_identity(ours)
+    await world.store.write_identity(replace(agents[1], state=IdentityState.DISABLED, update_time=NOW))
+    await world.store.end_task(agents[2].id, ThreadId("thread"), now=NOW, purge_time=NOW + 60)
+    world.clock.pass_(0.4)
+    await snapshots.follow()
+    await snapshots.follow()
+
+    def value(name: str, what: str, **labels: str) -> float | None:
+        full = f"credential_broker_revocation_propagation_seconds_{name}"
+        return metrics.registry.get_sample_value(full, {"what": what, **labels})
+
+    for what in ("identity", "task"):
+        assert value("count", what) == 1
+        assert value("sum", what) == pytest.approx(0.4)
+        assert (value("bucket", what, le="0.3"), value("bucket", what, le="0.5")) == (0, 1)
+
+
+async def test_an_upstream_task_that_others_replaced_is_read_through_a_binding(world: World) -> None:
+    """A successor that another process registered is used by every thread that shares it; one without bindings goes."""
+    agent = await world.add_agent()
+    one = await world.add_task(agent, "one", "old", key="single")
+    await world.store.claim_task(task_claim(agent, "two", key="single"))
+    lonely = await world.add_task(agent, "three", "lonely", key="other")
+    snapshots = world.snapshots(cached_threads=10)
+    await snapshots.warm_up()
+    for thread in ("one", "two"):
+        await snapshots.load_task(agent, ThreadId(thread))
+    assert lonely.upstream is not None
+    snapshots.publish_upstream(lonely.upstream)
+    assert one.upstream is not None
+    for task, name in ((one, "new"), (lonely, "newer")):
+        assert task.upstream is not None
+        wish = task_claim(agent, task.thread_id, key=task.upstream_key, replace=task.upstream.version)
+        claimed = await world.store.claim_task(wish)
+        assert isinstance(claimed, Claimed)
+        assert claimed.task.upstream is not None
+        sealed = world.keyring.seal(name.encode(), context=task_id_context(claimed.task.upstream))
+        await world.store.complete_claim(claimed.task.upstream, sealed_task_id=sealed, now=NOW, expire_time=None)
+    await snapshots.follow()
+    views = [snapshots.task(agent, ThreadId(thread)) for thread in ("one", "two")]
+    assert [view.upstream_task_id for view in views if view] == ["new", "new"]
+    assert not snapshots.upstream_lives(agent, UpstreamKey("other"))
+
+
+async def test_threads_in_use_are_those_asked_for_of_late(world: World) -> None:
+    """The latest first, one for each upstream task, none that shares the background's, and none that only lies there."""
+    agent, stranger = await world.add_agent(), await world.add_agent("stranger")
+    snapshots = world.snapshots()
+    for owner, thread, key in (
+        (agent, None, "shared"),
+        (agent, "with-background", "shared"),
+        (agent, "long-ago", "a"),
+        (agent, "first", "b"),
+        (agent, "twin", "b"),
+        (agent, "last", "c"),
+        (agent, "never", "d"),
+        (agent, "ended", "e"),
+        (stranger, "theirs", "f"),
+    ):
+        snapshots.publish_task(await world.add_task(owner, thread, key=key))
+    ended = await world.store.end_task(agent.id, ThreadId("ended"), now=NOW, purge_time=NOW + 60)
+    snapshots.publish_task(ended)
+    snapshots.task(agent, ThreadId("long-ago"))
+    world.clock.pass_(IN_USE_SECONDS + 1)
+    for thread in (None, "with-background", "first", "twin", "ended", "last"):
+        snapshots.task(agent, None if thread is None else ThreadId(thread))
+    snapshots.task(stranger, ThreadId("theirs"))
+    assert snapshots.threads_in_use(agent, limit=10) == ["last", "twin"]
+    assert snapshots.threads_in_use(agent, limit=1) == ["last"]
+
+
+async def test_letting_go_of_a_thread_leaves_nothing_of_it(world: World) -> None:
+    """What is kept beside a binding goes with it: memory does not grow with the threads of the past."""
+    agent = await world.add_agent()
+    snapshots = world.snapshots(cached_threads=2)
+    for number in range(6):
+        snapshots.publish_task(await world.add_task(agent, f"thread-{number}"))
+        snapshots.task(agent, ThreadId(f"thread-{number}"))
+    sizes = [
+        len(kept) for kept in (snapshots._tasks, snapshots._upstreams, snapshots._asked_for, snapshots._binding_of)
+    ]
+    assert sizes == [2, 2, 2, 2]

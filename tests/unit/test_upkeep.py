@@ -10,11 +10,11 @@ import pytest
 
 from broker.audit import AuditLog
 from broker.bearer.file import FileSource
-from broker.model import IdentityId, IdentityState, Mode, ThreadId, UpstreamKey
+from broker.model import IdentityId, IdentityState, Mode, ThreadId
 from broker.outbound import FailureKind
 from broker.upkeep import Upkeep
 from tests.support.stores import NOW
-from tests.support.workshop import Workshop, failure, plain, workshop
+from tests.support.workshop import IDLE, Workshop, failure, plain, workshop
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ class Users:
 def upkeep(shop: Workshop, folder: Path, **changes: Any) -> Upkeep:
     """Make an upkeep whose turns a test takes itself."""
     fields: dict[str, Any] = {
-        "store": shop.store,
         "snapshots": shop.snapshots,
         "registrar": shop.registrar,
         "enroller": shop.enroller,
+        "lifetimes": shop.lifetimes,
         "authorizer": Users(),
         "refresh_recent_seconds": 3600.0,
         "bearer_sources": shop.sources,
@@ -135,21 +135,48 @@ async def test_a_new_bearer_makes_answers_be_worked_out_again(shop: Workshop, tm
     assert epochs == [first, first + 1, first + 1, first + 2]
 
 
-async def test_tombstones_are_pruned_in_small_bites(shop: Workshop, tmp_path: Path) -> None:
-    """What its time is over for goes, however much it is, and what has time stays."""
+async def test_an_unreadable_id_is_not_prewarmed(shop: Workshop, tmp_path: Path) -> None:
+    """A background task whose sealed id does not open is for an operator to revoke: asking the store again is no cure."""
+    keeper = upkeep(shop, tmp_path)
     view = await shop.agent()
-    for number in range(5):
-        await shop.store.end_task(
-            view.identity.id,
-            ThreadId(f"t{number}"),
-            upstream_key=UpstreamKey("single"),
-            now=NOW,
-            purge_time=NOW + number,
-        )
-    shop.clock.pass_(2.5)
-    await upkeep(shop, tmp_path)._prune()
-    left = [await shop.store.task(view.identity.id, ThreadId(f"t{number}")) for number in range(5)]
-    assert [task is not None for task in left] == [False, False, False, True, True]
+    task = await shop.registrar.ensure(view, None, wait_until=shop.clock.monotonic() + 10)
+    assert task.upstream is not None
+    broken = replace(task.upstream, version=task.upstream.version + 1, sealed_task_id=b"garbage")
+    shop.snapshots.publish_upstream(broken)
+    await keeper._prewarm()
+    assert not keeper._prewarming
+
+
+async def test_a_background_task_that_nobody_used_for_long_is_left_to_its_next_use(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    """What was pruned because it was idle is not registered for nobody; an identity that was changed is new again."""
+    keeper = upkeep(shop, tmp_path)
+    view = await shop.agent()
+    shop.clock.pass_(IDLE + 1)
+    await keeper._prewarm()
+    assert not keeper._prewarming
+    shop.snapshots.publish_identity(
+        replace(view.identity, version=view.identity.version + 1, update_time=shop.clock.now())
+    )
+    await keeper._prewarm()
+    assert keeper._prewarming
+    await turns(lambda: not keeper._prewarming)
+
+
+async def test_preloading_outlives_every_failure(
+    shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even a defect does not end it: it is told once, and the tasks are in memory in the end."""
+    view = await shop.agent()
+    task = await shop.registrar.ensure(view, ThreadId("thread"), wait_until=shop.clock.monotonic() + 10)
+    await shop.snapshots.warm_up()
+    shop.store.fail("live_tasks", ZeroDivisionError(), times=2)
+    shop.store.fail("live_tasks")
+    await upkeep(shop, tmp_path)._preload()
+    assert shop.snapshots.active_task_counts()[task.identity_id] >= 1
+    assert shop.snapshots.task(view.identity, ThreadId("thread")) is not None
+    assert capsys.readouterr().out.count("] preload_failed") == 1
 
 
 async def test_loops_outlive_every_failure(shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,12 +193,12 @@ async def test_loops_outlive_every_failure(shop: Workshop, tmp_path: Path, capsy
 
     shop.enroller.resume = resume  # type: ignore[method-assign]
     keeper.start()
-    before = shop.store.calls["changes"]
-    await turns(lambda: shop.store.calls["changes"] > before + 5 and defects < -2)
+    before = shop.store.calls["has_changed"]
+    await turns(lambda: shop.store.calls["has_changed"] > before + 5 and defects < -2)
     shop.store.come_back()
     confirmation = shop.snapshots.confirmation
     await turns(lambda: shop.snapshots.confirmation is not confirmation)
-    await turns(lambda: shop.store.calls["tasks"] >= 2)
+    await turns(lambda: shop.store.calls["live_tasks"] >= 2)
     await keeper.stop()
     events = capsys.readouterr().out
     follow = [line for line in events.splitlines() if "loop=follow-store" in line]
@@ -187,15 +214,15 @@ async def test_paused_loops_stand_still(shop: Workshop, tmp_path: Path) -> None:
     """While paused nothing is asked of the store; afterwards it goes on."""
     keeper = upkeep(shop, tmp_path)
     keeper.start()
-    await turns(lambda: shop.store.calls["changes"] > 2)
+    await turns(lambda: shop.store.calls["has_changed"] > 2)
     keeper.pause()
     await turns(lambda: not keeper._running.is_set())
     for _ in range(50):
         await asyncio.sleep(0.001)
-    still = shop.store.calls["changes"]
+    still = shop.store.calls["has_changed"]
     for _ in range(50):
         await asyncio.sleep(0.001)
-    assert shop.store.calls["changes"] == still
+    assert shop.store.calls["has_changed"] == still
     keeper.resume()
-    await turns(lambda: shop.store.calls["changes"] > still)
+    await turns(lambda: shop.store.calls["has_changed"] > still)
     await keeper.stop()
