@@ -8,12 +8,15 @@ The contract, beyond each method's own:
 - *One transaction a method.* No method leaves a transaction open; none is held across a network call.
 - *Compare-and-set.* Every row has a `version` that each write bumps. A write names the version, fencing token or
   generation it read and fails with `GenerationChangedError` when another write came first. Rows are returned as
-  written.
-- *Claims.* At most one claim of an upstream task is in flight. It has a lease and a fencing token that only grows; a
-  claim whose lease ran out is taken over with a higher token, and who held the lower one can no longer complete it.
-  Versions and tokens of tasks do not begin at 1, and do not begin again when a row was pruned and its key comes back.
-- *Changes.* Every write moves one change counter that orders all writes. `changes(after)` names every row written
-  since, by any process that shares the database, so a reader that follows it misses nothing.
+  written. Two writes bump nothing, since nothing that a version stands for has changed: `touch_tasks`, and taking or
+  giving back the claim of a successor while the upstream task lives.
+- *Claims.* At most one claim of an upstream task, of a bearer's refresh and of an agent is in flight. It has a lease
+  and a fencing token that only grows; a claim whose lease ran out is taken over with a higher token, and who held the
+  lower one can no longer complete it. Until it is taken over its holder can, however late. Versions and tokens do not
+  begin again when a row was removed and its key comes back, and those of tasks do not begin at 1.
+- *Changes.* Every write but `touch_tasks` moves one change counter that orders all writes. `changes(after)` names every
+  row written since, by any process that shares the database, so a reader that follows it misses nothing. Agents on
+  their way are not named: what they do to an identity is.
 - *Errors.* A database that cannot be reached, is locked for longer than the busy limit, is full or read-only raises
   `StoreDownError`; driver exceptions and their texts never leave this package.
 - *Secrets.* The store keeps bytes that are already sealed and never sees a plaintext secret.
@@ -79,7 +82,8 @@ class TaskClaim:
     replace: int | None = None
     """
     The version of the living upstream task that is to be replaced (its end is near, or the backend rejected it). While
-    the claim is in flight the old one stays ACTIVE and is used. None, or another version: one that lives is Standing.
+    the claim is in flight the old one stays ACTIVE, with its version, and is used; so does it when the claim is given
+    back. None, or another version: one that lives is Standing.
     """
 
 
@@ -99,7 +103,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class HeldElsewhere:
-    """Another holder's claim is in flight; its lease ends at `task.upstream.lease_expire_time`."""
+    """
+    Another holder's claim is in flight; its lease ends at `task.upstream.lease_expire_time`.
+
+    Where it is the claim of a successor, `task.upstream` is ACTIVE and goes on being used.
+    """
 
     task: Task
 
@@ -236,9 +244,10 @@ class Store(Protocol):
 
     async def has_changed(self) -> bool:
         """
-        Say whether any process may have written since this was last asked; far cheaper than `changes`.
+        Say whether any process, this one included, may have written since this was last asked; cheaper than `changes`.
 
-        True when in doubt, and the first time. Also a proof of contact.
+        True when in doubt, and the first time. It is said once: who then fails to read `changes` to the end has to go
+        on without asking. Also a proof of contact.
         """
         ...
 
@@ -250,11 +259,14 @@ class Store(Protocol):
         """
         Remove at most `limit` rows whose time is over; return how many went, 0 when there is nothing left to do.
 
-        Tombstones, remembered requests, the bindings of deleted identities, living bindings that were last used before
-        `idle_before`, and upstream tasks whose `expire_time` is past. Upstream tasks that no binding names any more go
-        with the last one; a claim in flight is never removed. Whoever follows `changes` is told of bindings that lived
-        and not of tombstones: nothing may rest on a tombstone past its purge time. Costs the same however many rows
-        there are.
+        Tombstones, remembered requests, what deleted identities left, living bindings that were last used before
+        `idle_before`, and ACTIVE upstream tasks whose `expire_time` is past. Upstream tasks that no binding names any
+        more go with the last one. A claim in flight is not removed, unless its identity is deleted; making it counted
+        as a use of its binding.
+
+        Whoever follows `changes` is told of bindings that lived, under a version above any that they had, and neither
+        of tombstones nor of upstream tasks: nothing may rest on them past their time. Costs what it removes, however
+        many rows there are.
         """
         ...
 
@@ -297,13 +309,14 @@ class Store(Protocol):
         """
         Replace the row of `identity.id` if its version is still `identity.version`; return it with the version bumped.
 
-        The generation may stay or grow, never shrink. A pending agent goes with a new generation, and when the identity
-        becomes DELETED its sealed bearer and its ladder go too.
+        The generation may stay or grow, never shrink. With a new generation an agent on its way goes, and the tasks
+        that were registered ahead for it: the identity comes to its generation with the agent that it has. When the
+        identity becomes DELETED its bearer and its ladder go too.
 
         Args:
             identity: as it shall be, with the version that was read.
             bearer: what its own bearer becomes in the same transaction: None for none, a new one with `pair` one above
-                the one that stands (1 when none does).
+                the one that stands (1 when none does). Its version and fencing token are the store's to choose.
             request: remembered with the write, as by `create_identity`; when it was remembered already nothing is
                 written and the identity is returned as it stands.
 
@@ -338,9 +351,10 @@ class Store(Protocol):
         """
         Claim the right to send the refresh token of `pair`, and mark it as sent, in one transaction.
 
-        Ours when the row still has that pair and it is IDLE with a refresh token and past its `retry_time` (becomes
-        IN_FLIGHT), or IN_FLIGHT with a lease that ran out (becomes PROBING). A PROBING one whose lease ran out becomes
-        DEAD with reason `refresh_answer_lost`. Otherwise the row is returned as it stands and is not ours.
+        Ours when the row still has that pair, a refresh token, no `retry_time` to come, and is IDLE (becomes
+        IN_FLIGHT), or IN_FLIGHT without a lease that still runs (becomes PROBING). A PROBING one whose lease ran out
+        becomes DEAD with reason `refresh_answer_lost`, with what `refuse_refresh` does to the identity. Otherwise the
+        row is returned as it stands and is not ours.
 
         Raises:
             GenerationChangedError: the identity has no bearer of its own (any more).
@@ -367,9 +381,11 @@ class Store(Protocol):
 
     async def release_refresh(self, held: StoredBearer, *, retry_time: float | None) -> StoredBearer | None:
         """
-        Give a claim back whose sending was surely not processed: IDLE again; a probe may be made once more.
+        Give a claim back whose sending was surely not processed, to be tried again from `retry_time` on.
 
-        Returns the row as it stands now, None when the identity has none any more.
+        IN_FLIGHT becomes IDLE. PROBING becomes IN_FLIGHT without a lease: what became of the first sending is still
+        not known, and the probe may be made once more. Returns the row as it stands now, None when the identity has
+        none any more.
         """
         ...
 
@@ -405,9 +421,12 @@ class Store(Protocol):
         ROTATING); where a change is under way already its key is kept and `new_key` ignored. A claim whose lease ran
         out, or that was released, is taken over with a higher fencing token.
 
+        A `request` is remembered with what it began or joined, also when that is not ours. When it was remembered
+        already, `new_key` is ignored: what it asked for is under way, done, or was undone.
+
         Raises:
-            GenerationChangedError: the identity is gone, of another generation, in another state, or (without
-                `new_key`) no change is under way.
+            GenerationChangedError: the identity is gone, of another generation, of mode BEARER, in another state, or
+                (without `new_key`) no change is under way.
             RequestIdReusedError: the request is remembered with another fingerprint.
         """
         ...
@@ -417,15 +436,20 @@ class Store(Protocol):
         ...
 
     async def record_agent(self, held: PendingAgent, *, agent_runtime_id: str, now: float) -> PendingAgent | None:
-        """Keep what the backend answered, so that nobody registers the key again; None when the claim is lost."""
+        """
+        Keep what the backend answered, so that nobody registers the key again.
+
+        None when the claim is lost, or another id was kept before. Asked again with the same it returns the row.
+        """
         ...
 
     async def adopt_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
         """
         Make the pending agent the identity's, in one transaction: ACTIVE, with its key, runtime id and generation.
 
-        Upstream tasks that were registered for that generation are current from then on. None when the claim was taken
-        over or the identity changed meanwhile (disabled, deleted).
+        Upstream tasks that were registered for that generation are current from then on, those that they replace go,
+        and `changes` names them once more. None when the claim was taken over or the identity changed meanwhile
+        (disabled, deleted). Asked again, after an error that hid a success, it returns the identity as it stands.
         """
         ...
 
@@ -434,7 +458,11 @@ class Store(Protocol):
         ...
 
     async def abandon_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
-        """Undo a change of key: the pending agent and its tasks go, ROTATING becomes ACTIVE; None as `adopt_agent`."""
+        """
+        Undo a change of key: the pending agent and the tasks registered for it go, ROTATING becomes ACTIVE.
+
+        None when the claim was taken over or there is none any more.
+        """
         ...
 
     # --- rejections ---------------------------------------------------------------------------------------------------
@@ -456,9 +484,10 @@ class Store(Protocol):
 
     async def live_tasks(self, *, now: float, after: str = "", limit: int = 500) -> Page[Task]:
         """
-        List the bindings that are ACTIVE with an upstream task that lives, by id.
+        List the bindings that are ACTIVE with an upstream task that lives, those that end first at the beginning.
 
-        Costs what it returns, however many rows have ended or expired.
+        `after` is the `next_after` of the page before and nothing else. Costs what it returns, however many rows have
+        ended or expired.
         """
         ...
 
@@ -490,10 +519,12 @@ class Store(Protocol):
         recorded as orphaned, since its answer may have been lost.
 
         The generation is the identity's, or that of its pending agent once that has a runtime id: so tasks are
-        registered ahead of a change of key. The task is returned with its upstream task of that generation.
+        registered ahead of a change of key, also for an identity that is REJECTED or REAUTH_REQUIRED until then. The
+        task is returned with its upstream task of that generation.
 
         Raises:
-            GenerationChangedError: the identity is gone, neither ACTIVE nor ROTATING, or the generation is neither.
+            GenerationChangedError: the generation is neither, or the identity is gone or in a state (other than ACTIVE
+                and ROTATING, for its own generation) in which nothing is registered for it.
         """
         ...
 

@@ -19,8 +19,8 @@ _pruned = schema.pruned_tasks
 _deleted = schema.deleted_identities
 _upstream = schema.upstream_tasks
 
-_TOLD_SECONDS: Final = 86_400.0
-"""How long it is told that a live binding was pruned. A process that did not follow for longer is told no more."""
+_TOLD_SECONDS: Final = 8 * 86_400.0
+"""How long it is told that a live binding was pruned: longer than any broker goes on without the store (7 days)."""
 
 
 def prune(tx: WriteTransaction, now: float, *, idle_before: float, limit: int) -> int:

@@ -256,7 +256,7 @@ async def test_the_memory_of_a_request_ends_after_a_day(shop: Workshop) -> None:
     shop.clock.pass_(24 * 3600 - 1)
     assert (await shop.create()).id == view.identity.id
     shop.clock.pass_(2)
-    await shop.store.prune(shop.clock.now())
+    await shop.store.prune(shop.clock.now(), idle_before=0.0)
     assert (await shop.create()).id != view.identity.id
 
 

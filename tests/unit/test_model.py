@@ -98,6 +98,7 @@ def test_the_state_of_a_task_is_the_bindings_when_it_has_ended(
         version=1,
         create_time=NOW,
         update_time=NOW,
+        last_use_time=NOW,
     )
     if upstream is not None:
         row = UpstreamTask(
