@@ -13,6 +13,7 @@ is recorded in the audit log before. docs/adr/0024 says why it is built so.
 import asyncio
 import heapq
 import itertools
+import math
 import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -108,10 +109,12 @@ class _Topic:
         "due",
         "epoch",
         "error",
+        "failure_time",
         "failures",
         "held",
         "identity_version",
         "is_gone",
+        "is_obtaining",
         "number",
         "obtaining",
         "place",
@@ -134,8 +137,12 @@ class _Topic:
         self.due = 0.0
         """When it is worked out next, on the monotonic clock."""
         self.failures = 0
+        self.failure_time = -math.inf
+        """When something could not be obtained for it last, on the monotonic clock."""
         self.place: IdentityId | None = None
         """The identity whose changes concern it; None when it is not known which."""
+        self.is_obtaining = False
+        """Whether a task or a bearer is being obtained for it; until then nothing new is sent."""
         self.obtaining: asyncio.Task[None] | None = None
         self.subscriptions: dict[Subscription, None] = {}
         self.is_gone = False
@@ -571,6 +578,8 @@ class WatchHub:
         if subscription.seen == topic.number:
             return None
         # 3. Then what there is in its place.
+        if topic.is_obtaining:
+            return None
         if topic.error is None and topic.answer is not None and not self._is_known(subscription, topic):
             try:
                 self._authorizer.hand_out(topic.answer, subscription.stream.call)
@@ -583,7 +592,7 @@ class WatchHub:
                 return Value(subscription, topic.answer)
         subscription.seen = topic.number
         if topic.error is None:
-            return None  # held already, or still being obtained
+            return None  # it is held already
         self._metrics.count(self._metrics.refusals, topic.error.reason)
         return Failed(subscription.id, topic.error, max(0.001, topic.due - self.clock.monotonic()))
 
@@ -704,13 +713,13 @@ class WatchHub:
 
     def _obtain(self, topic: _Topic) -> None:
         """Have a task or a bearer obtained; what is held and cannot be had again is withdrawn meanwhile."""
-        if topic.answer is not None:
-            self._clear(topic)
-            self._tell(topic)
+        self._clear(topic)
+        self._mark(topic)
         self._put(topic, self._place_of(topic))
-        self._plan(topic, _OBTAIN_SECONDS * 2)
-        if topic.obtaining is not None:
-            return
+        now = self.clock.monotonic()
+        if topic.is_obtaining or topic.due > now and now < topic.failure_time + _FIRST_RETRY_SECONDS:
+            return  # what failed a moment ago may have been what changed: it is not tried for that alone
+        topic.is_obtaining = True
         if len(self._obtaining) >= _MOST_OBTAINING:
             self._waiting[topic] = None
         else:
@@ -723,18 +732,21 @@ class WatchHub:
         task.add_done_callback(self._obtained)
 
     async def _obtain_now(self, topic: _Topic) -> None:
-        caller, request = topic.call.caller, topic.request
+        deadline = self.clock.monotonic() + _OBTAIN_SECONDS
+        answer: Answer | BrokerError
         try:
-            answer = await self._authorizer.work_out(caller, request, deadline=self.clock.monotonic() + _OBTAIN_SECONDS)
+            answer = await self._authorizer.work_out(topic.call.caller, topic.request, deadline=deadline)
         except BrokerError as error:
-            topic.obtaining = None
-            self._fail(topic, error)
+            answer = error
         except Exception as error:  # noqa: BLE001 - it is tried again as any other failure
             _LOG.error("watch_crashed", exc_info=error)
-            topic.obtaining = None
-            self._fail(topic, errors.InternalError())
+            answer = errors.InternalError()
+        topic.is_obtaining, topic.obtaining = False, None
+        if isinstance(answer, BrokerError):
+            topic.due = self.clock.monotonic()
+            topic.failure_time = topic.due
+            self._fail(topic, answer)
         else:
-            topic.obtaining = None
             self._offer(topic, answer)
 
     def _obtained(self, task: asyncio.Task[None]) -> None:
@@ -755,6 +767,10 @@ class WatchHub:
 
     def _tell(self, topic: _Topic) -> None:
         topic.number += 1
+        self._mark(topic)
+
+    @staticmethod
+    def _mark(topic: _Topic) -> None:
         for subscription in topic.subscriptions:
             subscription.stream.mark(subscription)
 
@@ -894,8 +910,8 @@ class WatchHub:
                 continue
             if not topic.subscriptions:
                 self._drop(topic)
-            elif topic.obtaining is not None:
-                self._tell(topic)  # what is held may be lost meanwhile
+            elif topic.is_obtaining:
+                self._mark(topic)  # what is held may be lost meanwhile
             else:
                 self._check(topic)
         if not self._suspects and self._pass_begun is not None:
