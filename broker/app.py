@@ -37,6 +37,7 @@ from broker.lifetimes import Lifetimes
 from broker.model import IdentityName
 from broker.origins import parse_origin
 from broker.outbound import ExchangeRecord
+from broker.own_bearers import OwnBearers
 from broker.profiles import PRESETS, resolve_urls
 from broker.registration import Registrar
 from broker.rejection import Mender
@@ -220,6 +221,7 @@ class Application:
             keyring=keyring,
             backends=backends,
             bearer_sources=sources,
+            own_bearers=OwnBearers(keyring, issuers, clock),
             apis=apis,
             clock=clock,
             metrics=self.metrics,

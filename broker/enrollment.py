@@ -7,6 +7,7 @@ cut off goes on with the same key, by itself and when its `request_id` comes aga
 """
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -17,14 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from broker import errors
-from broker.auth_json import (
-    UnverifiedTokenClaims,
-    unverified_claims,
-)
 from broker.backend_api import BackendApi
 from broker.backends import Backend
 from broker.bearer import BearerSource
-from broker.bearer.stored import bearer_context
 from broker.clock import Clock
 from broker.errors import BrokerError
 from broker.imports import Imported, ImportReader, ImportSource
@@ -41,7 +37,7 @@ from broker.model import (
     StoredBearer,
 )
 from broker.outbound import OutboundFailure
-from broker.own_bearers import OwnBearer, OwnLogin
+from broker.own_bearers import FileLogin, OwnBearer, OwnBearers, OwnLogin
 from broker.profiles import AgentAuth, upstream_key
 from broker.registration import Registrar, fresher_bearer, live_bearer
 from broker.snapshots import (
@@ -51,7 +47,7 @@ from broker.snapshots import (
     private_key_context,
     task_id_context,
 )
-from broker.store import Claimed, CreateRequest, Store, TaskClaim
+from broker.store import Claimed, CreateRequest, KeepBearer, Store, TaskClaim
 from broker.telemetry import Metrics, logger
 
 _LOG: Final = logger(__name__)
@@ -70,7 +66,7 @@ class NamedSource:
     name: str
 
 
-BearerChoice = OwnBearer | OwnLogin | NamedSource | None
+BearerChoice = OwnBearer | OwnLogin | FileLogin | NamedSource | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +120,7 @@ class Enroller:
         keyring: Keyring,
         backends: Mapping[str, Backend],
         bearer_sources: Mapping[str, BearerSource],
+        own_bearers: OwnBearers,
         apis: Mapping[str, BackendApi],
         clock: Clock,
         metrics: Metrics,
@@ -136,6 +133,7 @@ class Enroller:
         self._keyring = keyring
         self._backends = backends
         self._bearer_sources = bearer_sources
+        self._own_bearers = own_bearers
         self._apis = apis
         self._clock = clock
         self._metrics = metrics
@@ -169,6 +167,7 @@ class Enroller:
             IdentityExistsError: the name is taken.
             FieldInvalidError: the order names something that does not exist or does not fit.
             RegistrationInProgressError: not done by then; the identity is kept and the broker goes on.
+            ReauthRequiredError: the issuer of its login refused the refresh token; the identity is kept.
             BrokerError: the registration's outcome.
         """
         backend = self._backend(order.backend)
@@ -179,7 +178,17 @@ class Enroller:
         view = await self._publish(identity)
         if view.identity.state is IdentityState.REGISTERING:
             view = await self._registered(view, wait_until)
+        elif isinstance(order.bearer, OwnLogin):
+            view = await self._with_bearer(view, wait_until)
         return view.identity
+
+    async def _with_bearer(self, view: IdentityView, wait_until: float) -> IdentityView:
+        """Have a login that came without a live access token refreshed; it goes on when there is no time to wait."""
+        timeout = max(0.0, wait_until - self._clock.monotonic())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await live_bearer(view, self._clock)
+        return self._snapshots.view(view.identity.id) or view
 
     async def _begin(self, order: CreateOrder, backend: Backend, request: CreateRequest) -> Identity:
         self._require_fit(order.mode, backend, order.bearer)
@@ -212,6 +221,10 @@ class Enroller:
         if isinstance(bearer, NamedSource) and bearer.name not in self._bearer_sources:
             known = ", ".join(self._bearer_sources) or "none"
             raise errors.FieldInvalidError(violations={"bearer_source": f"is not configured; configured: {known}"})
+        if isinstance(bearer, FileLogin):
+            raise errors.FieldInvalidError(violations={"oauth_bearer.refresh_token": "is required"})
+        if isinstance(bearer, OwnLogin):
+            self._own_bearers.issuer(bearer.source)
         if mode is Mode.BEARER and not self._brings_bearer(bearer):
             raise errors.FieldInvalidError(violations={"bearer": "is needed for mode BEARER: a source or a token"})
         if mode is Mode.AGENT and backend.profile.agent_auth is AgentAuth.NONE:
@@ -230,18 +243,17 @@ class Enroller:
 
     async def _account_of(self, order: CreateOrder) -> tuple[str | None, str | None]:
         """Return account and user: what the order says, which the bearer must not contradict, else what that says."""
-        token: Secret | None = None
-        if isinstance(order.bearer, OwnBearer):
-            token = order.bearer.token
-        elif isinstance(order.bearer, NamedSource):
-            source = self._bearer_sources[order.bearer.name]
-            if not source.is_empty:
-                current = source.current() or await source.refresh()
-                token = current.token
-        claims = UnverifiedTokenClaims() if token is None else unverified_claims(token)
+        bearer: BearerChoice = order.bearer
+        if isinstance(bearer, NamedSource):
+            source = self._bearer_sources[bearer.name]
+            current = None if source.is_empty else source.current() or await source.refresh()
+            bearer = None if current is None else OwnBearer(current.token)
+        if not isinstance(bearer, OwnBearer | OwnLogin):
+            return order.account_id, order.user_id
+        owners = self._own_bearers.owners(bearer)
         return (
-            _same("account_id", order.account_id, claims.unverified_account_id),
-            _same("user_id", order.user_id, claims.unverified_user_id),
+            _same("account_id", order.account_id, owners.account_id),
+            _same("user_id", order.user_id, owners.user_id),
         )
 
     # --- registering the agent ----------------------------------------------------------------------------------------
@@ -375,7 +387,8 @@ class Enroller:
         request = self._request(order.request_id, order)
         identity = await self._store.remembered_identity(request)
         if identity is None:
-            found = await self._imports.read(order.source, backend.name)
+            issuer = order.bearer.source if isinstance(order.bearer, FileLogin) else None
+            found = await self._imports.read(order.source, backend.name, issuer=issuer)
             identity = await self._keep(order, backend, request, found)
             if identity.mode is Mode.AGENT and found.task_id is not None:
                 await self._adopt_task(identity, backend, found)
@@ -384,7 +397,7 @@ class Enroller:
     async def _keep(self, order: ImportOrder, backend: Backend, request: CreateRequest, found: Imported) -> Identity:
         if order.mode is Mode.AGENT and found.key is None:
             raise errors.ImportInvalidError(violations={"source": "holds no agent key; import it in mode BEARER"})
-        bearer = order.bearer or found.bearer
+        found, bearer = self._with_own_bearer(order, found)
         if order.mode is Mode.BEARER and bearer is None:
             raise errors.ImportInvalidError(violations={"source": "holds no bearer; import it in mode AGENT"})
         if isinstance(bearer, NamedSource) and bearer.name not in self._bearer_sources:
@@ -418,6 +431,35 @@ class Enroller:
             expire_time=_earlier(order.expire_time, found.expire_time),
         )
         return await self._store.create_identity(identity, request, bearer=self._seal_bearer(identity_id, bearer))
+
+    def _with_own_bearer(self, order: ImportOrder, found: Imported) -> tuple[Imported, BearerChoice]:
+        """
+        Return what was found, and the bearer that the identity gets: the order's, else the one that was found.
+
+        Raises:
+            FieldInvalidError: the order names no issuer of logins, or gives it no refresh token.
+            ImportInvalidError: the file has no login to be refreshed.
+            AccountMismatchError: the order's login is of another account or user than what was found.
+        """
+        bearer = order.bearer
+        if isinstance(bearer, FileLogin):
+            self._own_bearers.issuer(bearer.source)
+            if isinstance(found.bearer, OwnLogin):
+                return found, found.bearer
+            if not isinstance(order.source, Secret):
+                raise errors.FieldInvalidError(violations={"oauth_bearer.refresh_token": "is required"})
+            raise errors.ImportInvalidError(
+                violations={"tokens.refresh_token": "is missing; give it in oauth_bearer, or log in again with Codex"}
+            )
+        if isinstance(bearer, OwnLogin):
+            self._own_bearers.issuer(bearer.source)
+            owners = self._own_bearers.owners(bearer)
+            found = replace(
+                found,
+                account_id=_same("account_id", found.account_id, owners.account_id),
+                user_id=_same("user_id", found.user_id, owners.user_id),
+            )
+        return found, bearer or found.bearer
 
     async def _adopt_task(self, identity: Identity, backend: Backend, found: Imported) -> None:
         """Take over the task that an imported record holds, so that the backend need not register another."""
@@ -456,6 +498,8 @@ class Enroller:
         """
         if bearer_source is not None and bearer_source not in self._bearer_sources:
             raise errors.FieldInvalidError(violations={"bearer_source": "is not configured"})
+        # A bearer of its own is of no use beside a named source, and a secret to be rid of.
+        bearer = KeepBearer.KEEP if bearer_source is None else None
         changed = replace(
             identity,
             bearer_source=bearer_source,
@@ -463,7 +507,7 @@ class Enroller:
             expire_time=expire_time,
             update_time=self._clock.now(),
         )
-        return await self._write(changed)
+        return await self._write(changed, bearer=bearer)
 
     async def disable(self, identity: Identity) -> Identity:
         """Stop an identity; its generation is bumped, so that nothing made before is valid after enabling."""
@@ -516,8 +560,8 @@ class Enroller:
                 _LOG.error("identity_key_unusable", identity=identity.name, note=error.note)
         return replace(identity, generation=generation, sealed_private_key=sealed, update_time=self._clock.now())
 
-    async def _write(self, identity: Identity) -> Identity:
-        written = await self._store.write_identity(identity)
+    async def _write(self, identity: Identity, *, bearer: KeepBearer | None = KeepBearer.KEEP) -> Identity:
+        written = await self._store.write_identity(identity, bearer=bearer)
         self._registrar.forget_troubles(identity.id)
         self._cool_downs.pop(identity.id, None)
         return (await self._publish(written)).identity
@@ -541,10 +585,9 @@ class Enroller:
         return self._keyring.seal(key.to_pkcs8_der(), context=private_key_context(identity_id, generation))
 
     def _seal_bearer(self, identity_id: IdentityId, bearer: BearerChoice) -> StoredBearer | None:
-        if not isinstance(bearer, OwnBearer):
+        if not isinstance(bearer, OwnBearer | OwnLogin):
             return None
-        sealed = self._keyring.seal(bearer.token.reveal().encode(), context=bearer_context(identity_id, 1))
-        return StoredBearer(identity_id=identity_id, sealed=sealed, version=1, expire_time=bearer.expire_time)
+        return self._own_bearers.sealed(bearer, identity_id, pair=1)
 
     def _request(self, request_id: str, order: CreateOrder | ImportOrder) -> CreateRequest:
         """Name a request by id and a keyed digest of its content, secrets included."""

@@ -46,6 +46,14 @@ class OwnLogin:
 
 
 @dataclass(frozen=True, slots=True)
+class FileLogin:
+    """The login that stands in the `auth.json` which the identity is imported from."""
+
+    source: str
+    """Name of the configured source of type `oauth` that refreshes it from now on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Owners:
     """The account and the user that tokens say they are for; None where they do not say. Unverified."""
 
@@ -75,6 +83,21 @@ class OwnBearers:
             _one("user_id", [said.unverified_user_id for said in claims]),
         )
 
+    def issuer(self, name: str) -> Issuer:
+        """
+        Return a configured source of type `oauth`.
+
+        Raises:
+            FieldInvalidError: there is none of that name.
+        """
+        issuer = self._issuers.get(name)
+        if issuer is None:
+            known = ", ".join(self._issuers) or "none"
+            raise errors.FieldInvalidError(
+                violations={"oauth_bearer.source": f"is no source of type oauth; configured: {known}"}
+            )
+        return issuer
+
     async def made_live(self, bearer: OwnBearer | OwnLogin) -> OwnBearer | OwnLogin:
         """
         Return the bearer with a token that lives now; a login whose token does not is refreshed once, at its issuer.
@@ -90,12 +113,7 @@ class OwnBearers:
             if not self._lives(bearer.token, bearer.expire_time):
                 raise errors.ReauthRequiredError(note="the token that was given has expired")
             return bearer
-        issuer = self._issuers.get(bearer.source)
-        if issuer is None:
-            known = ", ".join(self._issuers) or "none"
-            raise errors.FieldInvalidError(
-                violations={"oauth_bearer.source": f"is no source of type oauth; configured: {known}"}
-            )
+        issuer = self.issuer(bearer.source)
         if bearer.access_token is not None and self._lives(bearer.access_token, bearer.expire_time):
             return bearer
         try:
@@ -118,14 +136,21 @@ class OwnBearers:
         )
 
     def sealed(self, bearer: OwnBearer | OwnLogin, identity_id: IdentityId, *, pair: int) -> StoredBearer:
-        """Seal a bearer into the row that keeps it as an identity's `pair`-th."""
+        """
+        Seal a bearer into the row that keeps it as an identity's `pair`-th.
+
+        An access token of a login of which nobody says when it ends is left out: it is refreshed on first use.
+        """
         if isinstance(bearer, OwnBearer):
             tokens = seal_pair(self._keyring, identity_id, pair, access_token=bearer.token, refresh_token=None)
             return StoredBearer(
                 identity_id=identity_id, pair=pair, sealed=tokens.access_token, expire_time=bearer.expire_time
             )
+        access_token = bearer.access_token
+        if access_token is not None and bearer.expire_time is None and unverified_expire_time(access_token) is None:
+            access_token = None
         tokens = seal_pair(
-            self._keyring, identity_id, pair, access_token=bearer.access_token, refresh_token=bearer.refresh_token
+            self._keyring, identity_id, pair, access_token=access_token, refresh_token=bearer.refresh_token
         )
         return StoredBearer(
             identity_id=identity_id,

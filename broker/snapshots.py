@@ -419,7 +419,8 @@ class Snapshots:
         if known is not None and known.bearers is not None and known.stored_bearer == bearer:
             return known.bearers  # only a write of the bearer itself replaces it
         try:
-            return self._logins.source(identity, bearer, known and known.bearers, self._publish_login)
+            source = None if known is None else known.bearers
+            return self._logins.source(identity, bearer, source, self._publish_login)
         except RowCorruptError:
             _LOG.error("stored_bearer_unusable", identity=identity.name)
             return None

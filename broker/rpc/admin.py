@@ -17,7 +17,7 @@ from broker.clock import Clock
 from broker.enrollment import BearerChoice, CreateOrder, Enroller, ImportOrder, NamedSource
 from broker.imports import BareKey
 from broker.model import Identity, IdentityState, Mode, Secret, Task, TaskState
-from broker.own_bearers import OwnBearer
+from broker.own_bearers import FileLogin, OwnBearer, OwnLogin
 from broker.registration import ANSWER_MARGIN_SECONDS
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Context, Gate, current_call
@@ -400,9 +400,30 @@ def _bearer_choice(request: pb2.CreateIdentityRequest | pb2.ImportIdentityReques
             own = request.static_bearer
             return OwnBearer(fields.token(own.token, "static_bearer.token"), _optional_time(own, "expire_time", now))
         case "oauth_bearer":
-            raise errors.NotBuiltError(metadata={"field": "oauth_bearer"})
+            return _login(request.oauth_bearer, now)
         case None:
             return None
+
+
+def _login(given: pb2.OauthBearer, now: float) -> OwnLogin | FileLogin:
+    """Read the tokens of a login; without a refresh token they are those of the file that stands beside it."""
+    source = fields.identity_name(given.source, "oauth_bearer.source")
+    tokens = {
+        name: fields.token(getattr(given, name), f"oauth_bearer.{name}") if getattr(given, name) else None
+        for name in ("refresh_token", "access_token", "id_token")
+    }
+    refresh_token = tokens["refresh_token"]
+    if refresh_token is not None:
+        return OwnLogin(
+            source=source,
+            refresh_token=refresh_token,
+            access_token=tokens["access_token"],
+            id_token=tokens["id_token"],
+            expire_time=_optional_time(given, "expire_time", now),
+        )
+    if tokens["access_token"] or tokens["id_token"] or given.HasField("expire_time"):
+        raise errors.FieldInvalidError(violations={"oauth_bearer.refresh_token": "is required beside other tokens"})
+    return FileLogin(source)
 
 
 def _import_source(request: pb2.ImportIdentityRequest) -> Secret | IdentityJwt | BareKey:
@@ -433,7 +454,7 @@ def _import_source(request: pb2.ImportIdentityRequest) -> Secret | IdentityJwt |
 
 
 def _optional_time(
-    message: pb2.CreateIdentityRequest | pb2.ImportIdentityRequest | pb2.StaticBearer | pb2.Identity,
+    message: pb2.CreateIdentityRequest | pb2.ImportIdentityRequest | pb2.StaticBearer | pb2.OauthBearer | pb2.Identity,
     field: str,
     now: float,
 ) -> float | None:

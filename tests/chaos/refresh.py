@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from tests.support.refresh_worker import SOURCE
 from tests.support.stores import bearer_identity, create_request, sqlite_store
 
 RACES_A_WORLD = 1000
-LOGINS = 50
+LOGINS = 100
 LEASE, TIMEOUT = 4.0, 2.0
 ROUND_SECONDS = 120.0
 FAILED, PROVED_NOTHING = 1, 2
@@ -90,7 +90,8 @@ class Totals:
 class Process:
     """A worker process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
         self._process = process
 
     async def tell(self, word: object) -> None:
@@ -151,14 +152,16 @@ class World:
 
     async def _start(self) -> Process:
         self._started += 1
+        name = f"worker-{self._started}"
         process = Process(
+            name,
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.support.refresh_worker", "--state-dir", str(self._folder)),
-                *("--issuer", self._emulator.url, "--journal", str(self._journal), "--name", f"worker-{self._started}"),
+                *("--issuer", self._emulator.url, "--journal", str(self._journal), "--name", name),
                 *("--lease", str(LEASE), "--timeout", str(TIMEOUT)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-            )
+            ),
         )
         assert await process.hear() == "open"
         return process
@@ -200,13 +203,11 @@ class World:
         async with asyncio.timeout(ROUND_SECONDS):
             if victim is not None:
                 await asyncio.sleep(self._chance.uniform(0.0, 0.3))
-                self._processes[victim].kill()
-                self.totals.kills += 1
+                await self._kill(self._processes[victim], before)
             heard = await asyncio.gather(*(process.hear() for process in self._processes))
         for rule in rules:
             self._emulator.backend.faults.remove(rule.rule_id)
         if victim is not None:
-            await self._processes[victim].end()
             self._processes[victim] = await self._start()
         for number, each in enumerate(heard):
             if each is None and number != victim:
@@ -219,6 +220,24 @@ class World:
         for identity_id, row in before.items():
             await self._check(row, await self._row(identity_id))
         self.totals.races += count
+
+    async def _kill(self, victim: Process, before: Mapping[IdentityId, StoredBearer]) -> None:
+        """Kill a worker, and note which answers died with it: those that had come and were not written down."""
+        victim.kill()
+        await victim.end()
+        self.totals.kills += 1
+        self._read_journal()
+        for identity_id, row in before.items():
+            if (await self._row(identity_id)).pair == row.pair:
+                for sending in self._sendings[self._token(row)]:
+                    if sending.worker == victim.name:
+                        sending.outcome = _AMBIGUOUS
+
+    def _token(self, row: StoredBearer) -> str:
+        """Return the name of a row's refresh token in the journal and the ledger."""
+        token = open_refresh_token(self._keyring, row)
+        assert token is not None
+        return fingerprint(token.reveal())
 
     def _mishaps(self, count: int) -> list[FaultRule]:
         """Choose what goes wrong: a few requests are turned away, in some rounds a few answers get lost."""
@@ -288,17 +307,15 @@ class World:
 
     async def _check(self, before: StoredBearer, after: StoredBearer) -> None:
         """Hold the row of a login after a race against the one before it."""
-        token = open_refresh_token(self._keyring, before)
-        assert token is not None
+        was_lost = self._was_lost(self._token(before))
         if after.pair == before.pair + 1 and after.refresh_state is RefreshState.IDLE:
             self.totals.pairs += 1
-            bearer, successor = open_bearer(self._keyring, after), open_refresh_token(self._keyring, after)
-            if bearer is None or successor is None or successor == token:
+            if open_bearer(self._keyring, after) is None or self._token(after) == self._token(before):
                 self.totals.wiped += 1
                 self.totals.problems.append(f"{before.identity_id}: the new pair is not whole")
         elif after.pair == before.pair and after.refresh_state is RefreshState.DEAD:
             self.totals.dead += 1
-            if not self._was_lost(fingerprint(token.reveal())):
+            if not was_lost:
                 self.totals.wiped += 1
                 self.totals.problems.append(f"{before.identity_id}: dead ({after.reason}) with no answer lost")
             await self._log_in_again(after)
@@ -306,7 +323,7 @@ class World:
             self.totals.problems.append(
                 f"{before.identity_id}: pair {before.pair} became {after.pair}, {after.refresh_state}"
             )
-        self.totals.lost += self._was_lost(fingerprint(token.reveal()))
+        self.totals.lost += was_lost
 
     async def _log_in_again(self, dead: StoredBearer) -> None:
         identity = await self._store.identity(dead.identity_id)

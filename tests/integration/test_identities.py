@@ -273,7 +273,12 @@ async def test_a_backend_that_registers_no_agents(tmp_path: Path) -> None:
         ({"backend": "nowhere"}, "FIELD_INVALID", "backend"),
         ({"name": "No Name"}, "FIELD_INVALID", "name"),
         ({"request_id": ""}, "FIELD_INVALID", "request_id"),
-        ({"oauth_bearer": admin_pb2.OauthBearer(source="x", refresh_token="y")}, "NOT_BUILT", None),
+        (
+            {"oauth_bearer": admin_pb2.OauthBearer(source="x", refresh_token="y")},
+            "FIELD_INVALID",
+            "oauth_bearer.source",
+        ),
+        ({"oauth_bearer": admin_pb2.OauthBearer(source="x")}, "FIELD_INVALID", "oauth_bearer.refresh_token"),
     ],
 )
 async def test_orders_that_do_not_fit(tmp_path: Path, fields: dict[str, Any], reason: str, field: str | None) -> None:
@@ -327,7 +332,7 @@ async def test_a_bearer_of_a_file_is_followed(tmp_path: Path) -> None:
             before = await broker.authorize(thread_id="thread-1")
             fresh = token(emulator)
             write_token(file, fresh)
-            await broker.app.upkeep._read_bearers()
+            await broker.app.upkeep._read_bearer_files()
             after = await broker.authorize(thread_id="thread-1")
             assert after.headers[0].value == f"Bearer {fresh}"
             assert before.revision != after.revision

@@ -19,7 +19,7 @@ from broker.lifetimes import Lifetimes
 from broker.model import Identity, IdentityName, Mode, Secret
 from broker.origins import parse_origin
 from broker.outbound import FailureKind, OutboundFailure
-from broker.own_bearers import OwnBearer
+from broker.own_bearers import OwnBearer, OwnBearers
 from broker.profiles import DEFAULT_PROFILE, PRESETS
 from broker.registration import Registrar
 from broker.snapshots import IdentityView, Snapshots
@@ -169,6 +169,7 @@ async def workshop(
             registrar=registrar,
             backends={"default": backend},
             bearer_sources=sources,
+            own_bearers=OwnBearers(keyring, issuers, clock),
             apis=apis,
             token_bytes=jitter.randbytes,
             jitter=jitter,
