@@ -61,12 +61,15 @@ Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, slots=True)
-class _CoolDown:
+class CoolDown:
     """Why a registration waits, until when (monotonic), and for which version of its identity: a newer one voids it."""
 
     version: int
     until: float
     seconds: float
+    outcome: type[BrokerError]
+    time: float
+    """When it failed last, in Unix seconds."""
 
 
 class AgentRegistrar:
@@ -95,7 +98,7 @@ class AgentRegistrar:
         self._lease_seconds = lease_seconds
         self._jitter = jitter
         self._jobs: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
-        self._cool_downs: dict[IdentityId, _CoolDown] = {}
+        self._cool_downs: dict[IdentityId, CoolDown] = {}
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +129,7 @@ class AgentRegistrar:
     def resume(self) -> None:
         """Go on with what was cut off or failed, where its time has come; does not wait for it."""
         now = self._clock.monotonic()
-        cooling: dict[IdentityId, _CoolDown] = {}
+        cooling: dict[IdentityId, CoolDown] = {}
         for view in self._snapshots.views():
             identity = view.identity
             if identity.state not in _UNDER_WAY or view.trouble is not None:
@@ -139,12 +142,15 @@ class AgentRegistrar:
             self._job(view)
         self._cool_downs = cooling
 
+    def trouble(self, identity: Identity) -> CoolDown | None:
+        """Return why the registration of an agent waits; None when none does."""
+        cool_down = self._cool_downs.get(identity.id)
+        return None if cool_down is None or cool_down.version != identity.version else cool_down
+
     def retry_delay(self, identity: Identity) -> float | None:
         """Return in how many seconds the registration of an agent is tried again; None when none waits."""
-        cool_down = self._cool_downs.get(identity.id)
-        if cool_down is None or cool_down.version != identity.version:
-            return None
-        return max(0.0, cool_down.until - self._clock.monotonic())
+        trouble = self.trouble(identity)
+        return None if trouble is None else max(0.0, trouble.until - self._clock.monotonic())
 
     async def close(self) -> None:
         """Give up what is under way; it goes on at the next start."""
@@ -358,4 +364,6 @@ class AgentRegistrar:
         else:
             seconds = min(before.seconds * 2 if before else _FIRST_COOL_DOWN, _LONGEST_COOL_DOWN)
         wait = max(seconds * self._jitter.uniform(0.5, 1.0), error.retry_after or 0.0)
-        self._cool_downs[identity.id] = _CoolDown(identity.version, self._clock.monotonic() + wait, seconds)
+        self._cool_downs[identity.id] = CoolDown(
+            identity.version, self._clock.monotonic() + wait, seconds, type(error), self._clock.now()
+        )

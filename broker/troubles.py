@@ -38,6 +38,8 @@ class Trouble:
     """The version of the identity that failed; a later one starts with a clean slate."""
     status: int | None = None
     """What the backend answered; None when it did not, or the failure was not the backend's."""
+    since: float = 0.0
+    """When the last of them was (monotonic)."""
 
 
 class Troubles:
@@ -77,7 +79,7 @@ class Troubles:
         else:
             seconds = min(_SHORTEST * doubled, _LONGEST)
             seconds = max(seconds * self._jitter.uniform(0.5, 1.0), error.retry_after or 0.0)
-        trouble = Trouble(fact, type(error), now + seconds, strikes, identity.version, status)
+        trouble = Trouble(fact, type(error), now + seconds, strikes, identity.version, status, now)
         self._known[key] = trouble
         self._known.move_to_end(key)
         if len(self._known) > _MOST:

@@ -57,6 +57,8 @@ class Standing:
     """When it is tried again after a failure; None when it is not."""
     in_flight: bool = False
     """Whether an exchange is under way now: sent, not merely waiting for its turn."""
+    trouble_time: float | None = None
+    """When the last try failed; None when it did not."""
 
 
 class BearerSource(Protocol):

@@ -102,6 +102,8 @@ class _Failure:
     note: str
     until: float
     """Monotonic time before which it is not tried again."""
+    time: float
+    """When it was, in Unix seconds."""
 
     def error(self, clock: Clock) -> BrokerError:
         wait = None if self.kind is ReauthRequiredError else max(0.0, self.until - clock.monotonic())
@@ -201,9 +203,9 @@ class KeptBearer(BearerSource):
         if failure is None:
             return Standing(refresh_time, in_flight=self._in_flight)
         if failure.kind is ReauthRequiredError:
-            return Standing(None, ReauthRequiredError, in_flight=self._in_flight)
+            return Standing(None, ReauthRequiredError, in_flight=self._in_flight, trouble_time=failure.time)
         retry_time = self._clock.now() + max(0.0, failure.until - self._clock.monotonic())
-        return Standing(retry_time, failure.kind, retry_time, self._in_flight)
+        return Standing(retry_time, failure.kind, retry_time, self._in_flight, failure.time)
 
     # --- obtaining ----------------------------------------------------------------------------------------------------
 
@@ -330,7 +332,7 @@ class KeptBearer(BearerSource):
             pause = max(self._pause() * self._jitter.uniform(0.75, 1.0), error.retry_after or 0.0)
         if self._failure is None or self._failure.kind is not kind:
             _LOG.warning("bearer_refresh_failed", source=self._name, reason=kind.reason, cause=error.note)
-        return _Failure(kind, error.note, self._clock.monotonic() + pause)
+        return _Failure(kind, error.note, self._clock.monotonic() + pause, self._clock.now())
 
     def _pause(self) -> float:
         factor = 2.0 ** min(self._strikes - 1, _MOST_DOUBLINGS)

@@ -1430,8 +1430,8 @@ class IdentitySummary(_message.Message):
     bearer_state: Global___BearerState.ValueType
     """How its bearer stands. Unspecified when it has none."""
     last_error: _error_reason_pb2.ErrorReason.ValueType
-    """What went wrong last and has not gone right since, as the reason that callers would get. Unspecified when nothing is
-    known against it.
+    """What went wrong last and has not gone right since, as the reason that callers would get: the registration of the agent
+    or of its background task, or the refresh of its bearer. Unspecified when nothing is known against it.
     """
     watch_count: _builtins.int
     """How many subscriptions of this broker's watchers are for it."""
@@ -1469,7 +1469,9 @@ class IdentitySummary(_message.Message):
 
     @_builtins.property
     def task_replace_time(self) -> _timestamp_pb2.Timestamp:
-        """When the first of its tasks in memory is replaced ahead of its end. Unset when none is due to be."""
+        """When its background task is replaced ahead of its end; where all its work is one task at the backend, when that is.
+        Unset when it has none.
+        """
 
     def __init__(
         self,
@@ -1589,7 +1591,9 @@ class BrokerStatus(_message.Message):
 
     @_builtins.property
     def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentitySummary]:
-        """Identities ordered by name, without deleted ones, at most 250; ListIdentities has all of them. May be empty."""
+        """Identities ordered by name, without deleted ones, at most 250 and no more than an answer holds; ListIdentities has all
+        of them. May be empty.
+        """
 
     @_builtins.property
     def identity_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentityCount]:
