@@ -157,6 +157,7 @@ class Snapshots:
         self._loads: dict[tuple[IdentityId, ThreadId | None], asyncio.Task[None]] = {}
         self._sequence = 0
         self._is_behind = False
+        self._newcomers: dict[IdentityId, None] = {}
         self._confirmation = Confirmation(0.0, float("-inf"))
         for state in IdentityState:
             metrics.identities.labels(state.value).set_function(functools.partial(self._count, state))
@@ -468,6 +469,7 @@ class Snapshots:
             self._tasks,
             self._asked_for,
             self._absent,
+            self._newcomers,
             self._binding_of,
             self._upstreams,
         ):
@@ -484,20 +486,27 @@ class Snapshots:
 
     async def _read_identity(self, identity: Identity) -> _LoadedIdentity:
         """Read what belongs to an identity; a row that cannot be read spoils what it is for, not the identity."""
-        bearer: StoredBearer | KeepBearer | None = None
-        background = None
-        if identity.bearer_source is None:
-            try:
-                bearer = await self._store.bearer(identity.id)
-            except RowCorruptError as error:
-                bearer = KeepBearer.KEEP
-                _LOG.error("stored_bearer_unusable", identity=identity.name, cause=error.note)
+        bearer, ladder, background = await asyncio.gather(
+            self._read_bearer(identity), self._store.ladder(identity.id), self._read_background(identity)
+        )
+        return _LoadedIdentity(identity, bearer, ladder, background)
+
+    async def _read_bearer(self, identity: Identity) -> StoredBearer | KeepBearer | None:
+        if identity.bearer_source is not None:
+            return None
         try:
-            background = await self._store.task(identity.id, None)
+            return await self._store.bearer(identity.id)
+        except RowCorruptError as error:
+            _LOG.error("stored_bearer_unusable", identity=identity.name, cause=error.note)
+            return KeepBearer.KEEP
+
+    async def _read_background(self, identity: Identity) -> Task | None:
+        try:
+            return await self._store.task(identity.id, None)
         except RowCorruptError as error:
             # Not kept here, so that a call loads it and learns the same.
             _LOG.error("task_unreadable", identity=identity.name, cause=error.note)
-        return _LoadedIdentity(identity, bearer, await self._store.ladder(identity.id), background)
+            return None
 
     def _take_in(self, loaded: _LoadedIdentity) -> None:
         self.publish_identity(loaded.identity, loaded.bearer)
@@ -579,30 +588,41 @@ class Snapshots:
         self._forget_deleted()
         # A look that was cut off is taken up again, whatever the store says of the time since.
         self._is_behind |= await self._store.has_changed()
-        while self._is_behind:
-            changes = await self._store.changes(self._sequence)
-            if changes.sequence < self._sequence:
-                _LOG.warning("database_replaced_by_older_one", sequence=changes.sequence, known_sequence=self._sequence)
-                await self.warm_up()
-                await self.preload_tasks()
-                return
-            await self._take_in_changes(changes)
-            self._sequence = changes.sequence
-            self._is_behind = not changes.complete
+        while self._is_behind or self._newcomers:
+            if self._is_behind:
+                changes = await self._store.changes(self._sequence)
+                if changes.sequence < self._sequence:
+                    _LOG.warning(
+                        "database_replaced_by_older_one", sequence=changes.sequence, known_sequence=self._sequence
+                    )
+                    await self.warm_up()
+                    await self.preload_tasks()
+                    return
+                await self._take_in_changes(changes)
+                self._sequence = changes.sequence
+                self._is_behind = not changes.complete
+            else:
+                await self._read_newcomer(next(iter(self._newcomers)))
+                # However many there are, nobody's revocation waits for them.
+                self._is_behind = await self._store.has_changed()
         self._confirm()
 
     async def _take_in_changes(self, changes: Changes) -> None:
-        """Read what changed of what is held here, in the order of its weight: a revocation waits for nothing else."""
-        held = {one: known for one in changes.identities if (known := self._views.get(one)) is not None}
-        for identity_id, known in held.items():
-            if known.identity.version < changes.identities[identity_id]:
+        """Read what changed of what is held here, revocations of identities first; others are read afterwards."""
+        for identity_id, version in changes.identities.items():
+            known = self._views.get(identity_id)
+            if known is None:
+                self._newcomers[identity_id] = None
+            elif known.identity.version < version:
                 await self._reload_identity(known)
         await self._take_in_tasks(changes)
         await self._take_in_belongings(changes)
-        for identity_id in changes.identities.keys() - held.keys():
-            identity = await self._identity_or_trouble(identity_id)
-            if identity is not None:
-                self._take_in(await self._read_identity(identity))
+
+    async def _read_newcomer(self, identity_id: IdentityId) -> None:
+        identity = await self._identity_or_trouble(identity_id)
+        if identity is not None:
+            self._take_in(await self._read_identity(identity))
+        self._newcomers.pop(identity_id, None)
 
     async def _take_in_tasks(self, changes: Changes) -> None:
         for key, version in changes.tasks.items():
