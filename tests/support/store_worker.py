@@ -15,10 +15,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine, event
 
-from broker.model import IdentityId
+from broker.model import IdentityId, StoredBearer
 from broker.store.sql import SqlStore
 from broker.store.sqlite import sqlite_store
-from tests.support.stores import add_task, agent_identity, task_claim
+from tests.support.stores import NOW, add_task, agent_identity, new_key, task_claim
 
 
 def store_at(url: str) -> SqlStore:
@@ -61,6 +61,61 @@ async def register(url: str, identity_id: str, prefix: str, number: str) -> None
     for n in range(int(number)):
         await add_task(store, identity, f"{prefix}-{n}")
         say(f"{prefix}-{n}")
+    await store.close()
+
+
+async def refresh(url: str, *identity_ids: str) -> None:
+    """Refresh the login of each identity where nobody else does, and say whether it was ours."""
+    store = store_at(url)
+    await store.open()
+    wait_for_go()
+    for identity_id in identity_ids:
+        claim = await store.claim_refresh(IdentityId(identity_id), pair=1, now=NOW, lease_seconds=30.0)
+        if claim.is_ours:
+            await _complete(store, claim.bearer)
+        say(json.dumps([identity_id, claim.is_ours]))
+    await store.close()
+
+
+async def refresh_and_die(url: str, identity_id: str, step: str) -> None:
+    """Be killed right after a step of a refresh was written."""
+    store = store_at(url)
+    await store.open()
+    wait_for_go()
+    held = (await store.claim_refresh(IdentityId(identity_id), pair=1, now=NOW, lease_seconds=30.0)).bearer
+    if step == "completed":
+        await _complete(store, held)
+    elif step == "released":
+        await store.release_refresh(held, retry_time=None)
+    elif step == "refused":
+        await store.refuse_refresh(held, reason="invalid_grant", now=NOW)
+    elif step == "probed":
+        await store.claim_refresh(held.identity_id, pair=1, now=NOW + 30, lease_seconds=30.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _complete(store: SqlStore, held: StoredBearer) -> None:
+    await store.complete_refresh(
+        held, sealed=b"access", sealed_refresh_token=b"refresh", expire_time=NOW + 600, obtain_time=NOW
+    )
+
+
+async def change_key(url: str, identity_id: str, name: str) -> None:
+    """Change an identity's key to one of this name, or find that another is under way; say which."""
+    store = store_at(url)
+    await store.open()
+    wait_for_go()
+    claim = await store.claim_agent(
+        IdentityId(identity_id), generation=1, now=NOW, lease_seconds=30.0, new_key=new_key(name)
+    )
+    if claim.is_ours:
+        recorded = await store.record_agent(claim.pending, agent_runtime_id=name, now=NOW)
+        assert recorded is not None
+        say(json.dumps([True, recorded.public_key]))
+        sys.stdin.readline()
+        await store.adopt_agent(recorded, now=NOW)
+    else:
+        say(json.dumps([False, claim.pending.public_key]))
     await store.close()
 
 
@@ -107,7 +162,9 @@ async def hold_lock(url: str) -> None:
     say("released")
 
 
-COMMANDS = {f.__name__: f for f in (claim, register, migrate, migrate_and_die, hold_lock)}
+COMMANDS = {
+    f.__name__: f for f in (claim, register, refresh, refresh_and_die, change_key, migrate, migrate_and_die, hold_lock)
+}
 
 if __name__ == "__main__":
     asyncio.run(COMMANDS[sys.argv[2]](sys.argv[1], *sys.argv[3:]))

@@ -29,7 +29,7 @@ from broker.model import (
     ThreadId,
     UpstreamKey,
 )
-from broker.store import Claimed, CreateRequest, Store, TaskClaim
+from broker.store import Claimed, CreateRequest, NewKey, Store, TaskClaim
 from broker.store import sqlite as sqlite_module
 from broker.store.sql import SqlStore
 
@@ -120,6 +120,33 @@ async def add_identity(store: Store, identity: Identity | None = None, *, bearer
     identity = identity or agent_identity()
     stored = None if bearer is None else StoredBearer(identity_id=identity.id, sealed=bearer, version=1)
     return await store.create_identity(identity, create_request(), bearer=stored)
+
+
+def login(identity: Identity, **changes: Any) -> StoredBearer:
+    """Build the tokens of a login that an issuer refreshes."""
+    stored = StoredBearer(
+        identity_id=identity.id,
+        sealed=b"sealed access token 1",
+        expire_time=NOW + 600,
+        obtain_time=NOW,
+        source="issuer",
+        sealed_refresh_token=b"sealed refresh token 1",
+    )
+    return replace(stored, **changes)
+
+
+async def add_login(store: Store, identity: Identity | None = None, **changes: Any) -> StoredBearer:
+    """Create an identity of mode BEARER, unless one is given, with the tokens of a login."""
+    identity = identity or bearer_identity()
+    await store.create_identity(identity, create_request(), bearer=login(identity, **changes))
+    stored = await store.bearer(identity.id)
+    assert stored is not None
+    return stored
+
+
+def new_key(name: str = "2") -> NewKey:
+    """Build a key to change to."""
+    return NewKey(sealed_private_key=f"sealed key {name}".encode(), public_key=f"ssh-ed25519 {name}")
 
 
 async def add_task(store: Store, identity: Identity, thread: str | None = "thread-1", **claim: Any) -> Task:
