@@ -228,8 +228,6 @@ class WatchStream:
         self._sent_time = now
         self._heartbeat_due = False
         self._write_begun: float | None = None
-        self._sender = asyncio.current_task()
-        self._is_too_slow = False
         self._something = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -251,6 +249,8 @@ class WatchStream:
             FieldInvalidError: the name is in use.
             WatchLimitError: there are as many subscriptions as there may be.
         """
+        if self._failure is not None:
+            return
         if subscription_id in self._subscriptions:
             raise errors.FieldInvalidError(violations={"subscription_id": "is in use on this stream"})
         if len(self._subscriptions) >= MOST_SUBSCRIPTIONS:
@@ -324,21 +324,16 @@ class WatchStream:
             self._sent_time = self._write_begun
             self._write_begun = None
 
-    def was_too_slow(self) -> bool:
-        """Say whether the sender was cancelled because its reader does not keep up, and let it go on to say so."""
-        if not self._is_too_slow or self._sender is None:
-            return False
-        self._is_too_slow = False
-        return self._sender.uncancel() == 0
-
     def close(self) -> None:
         """Free everything; to be called once, when the stream has ended, however it did."""
-        keep = self._retry_delay is not None
+        self._free(keep=self._retry_delay is not None)
+        self._hub.forget(self)
+
+    def _free(self, *, keep: bool) -> None:
         for subscription in self._subscriptions.values():
             self._hub.leave(subscription, keep=keep)
         self._subscriptions.clear()
         self._new.clear()
-        self._hub.forget(self)
 
     # --- from the hub -------------------------------------------------------------------------------------------------
 
@@ -350,12 +345,23 @@ class WatchStream:
     def look(self, now: float, *, write_seconds: float, heartbeat_seconds: float) -> None:
         """Do what is due by the time."""
         if self._write_begun is not None:
-            if now - self._write_begun >= write_seconds and not self._is_too_slow and self._sender is not None:
-                self._is_too_slow = True
-                self._sender.cancel()
+            if now - self._write_begun >= write_seconds:
+                self._drop()
         elif now - self._sent_time >= heartbeat_seconds and not self._heartbeat_due:
             self._heartbeat_due = True
             self._something.set()
+
+    def _drop(self) -> None:
+        """
+        Free everything of a stream whose reader does not keep up.
+
+        The write that hangs cannot be taken back, and no status can overtake it: who reads on, or never does until its
+        connection ends, is told after it. Until then all that is left of the stream is its place among its caller's.
+        """
+        if self._failure is None:
+            self._free(keep=False)
+            self._refusals.clear()
+            self.fail(errors.WatcherTooSlowError(retry_after=1.0))
 
     def end(self, retry_delay: float) -> None:
         """Send what is new and due, then end with `Closing`."""
@@ -427,7 +433,7 @@ class WatchHub:
 
     def open(self, call: Asking) -> WatchStream:
         """
-        Begin a stream whose sender is the current task.
+        Begin a stream.
 
         Raises:
             DrainingError: the broker stops.
@@ -717,8 +723,12 @@ class WatchHub:
         self._mark(topic)
         self._put(topic, self._place_of(topic))
         now = self.clock.monotonic()
-        if topic.is_obtaining or topic.due > now and now < topic.failure_time + _FIRST_RETRY_SECONDS:
-            return  # what failed a moment ago may have been what changed: it is not tried for that alone
+        if topic.is_obtaining:
+            return
+        if now < topic.failure_time + _FIRST_RETRY_SECONDS:
+            # That something failed may be all that changed: it is not tried again for that alone.
+            self._plan(topic, topic.failure_time + _FIRST_RETRY_SECONDS - now)
+            return
         topic.is_obtaining = True
         if len(self._obtaining) >= _MOST_OBTAINING:
             self._waiting[topic] = None

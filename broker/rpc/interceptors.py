@@ -8,7 +8,6 @@ when it is known whose call it is.
 """
 
 import asyncio
-import contextlib
 import inspect
 import itertools
 import math
@@ -43,8 +42,6 @@ REQUEST_ID_HEADER: Final = "x-request-id"
 SHORTEST_DEADLINE_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.05
 """How often it is looked for calls whose time is over: by so much a call may outlive its deadline."""
-LAST_WORD_SECONDS: Final = 1.0
-"""How long the status of a stream may wait for a reader that does not take what was sent before it."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG: Final = logger(__name__)
@@ -277,11 +274,7 @@ class Chain:
                 if outcome is None:
                     raise  # the caller gave up
                 code = code_of(outcome)
-                # A status waits behind what was written before it. Where nobody reads that, the stream is reset.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LAST_WORD_SECONDS):
-                        await self._abort(path, call, context, outcome, error)
-                raise asyncio.CancelledError from None
+                await self._abort(path, call, context, outcome, error)
             finally:
                 counts.end(code, started)
 

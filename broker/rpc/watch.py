@@ -7,7 +7,7 @@ the bytes of its event, which is how protobuf writes two fields of one message.
 
 import asyncio
 import re
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, assert_never
 
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -62,21 +62,16 @@ class WatchConversations:
     # --- out ----------------------------------------------------------------------------------------------------------
 
     async def _send(self, stream: WatchStream, context: Context) -> None:
-        try:
-            while True:
-                event = stream.take()
-                if event is None:
-                    await stream.ready()
-                    continue
-                stream.begin_write()
-                await context.write(self._bytes_of(event))
-                stream.end_write()
-                if isinstance(event, Closing):
-                    return
-        except asyncio.CancelledError:
-            if not stream.was_too_slow():
-                raise  # the caller has gone
-            raise errors.WatcherTooSlowError from None
+        while True:
+            event = stream.take()
+            if event is None:
+                await stream.ready()
+                continue
+            stream.begin_write()
+            await context.write(self._bytes_of(event))
+            stream.end_write()
+            if isinstance(event, Closing):
+                return
 
     def _bytes_of(self, event: Event) -> bytes:
         match event:
@@ -84,19 +79,18 @@ class WatchConversations:
                 return subscription.name_bytes + self._pushed(answer)
             case Withdrawn(subscription, reason):
                 withdrawal = pb2.Withdrawal(reason=REASONS[reason])
-                message = pb2.WatchAuthorizationsResponse(withdrawal=withdrawal)
-                return subscription.name_bytes + message.SerializeToString()
+                message = pb2.WatchAuthorizationsResponse(subscription_id=subscription.id, withdrawal=withdrawal)
             case Failed(subscription_id, error, retry_delay):
-                status = messages.error_status(error, retry_delay)
-                message = pb2.WatchAuthorizationsResponse(
-                    subscription_id=subscription_id, error=pb2.SubscriptionError(status=status)
-                )
+                failure = pb2.SubscriptionError(status=messages.error_status(error, retry_delay))
+                message = pb2.WatchAuthorizationsResponse(subscription_id=subscription_id, error=failure)
             case Heartbeat():
                 now = messages.timestamp(self._clock.now())
                 message = pb2.WatchAuthorizationsResponse(heartbeat=pb2.Heartbeat(server_time=now))
             case Closing(retry_delay):
                 closing = pb2.Closing(retry_delay=messages.duration(retry_delay))
                 message = pb2.WatchAuthorizationsResponse(closing=closing)
+            case _:
+                assert_never(event)
         return message.SerializeToString()
 
     def _pushed(self, answer: Answer) -> bytes:
