@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
+import subprocess
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 from broker.auth_json import unverified_expire_time
 from broker.bearer import Bearer
@@ -21,6 +22,7 @@ from broker.clock import Clock
 from broker.errors import IssuerDownError
 
 _CHUNK: Final = 64 * 1024
+_KILL_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,41 +100,65 @@ class CommandExchange:
             OSError: it cannot be run.
             TimeoutError: it did not end in time.
         """
-        # Neither event loop runs code between fork and exec, so that threads of ours (gRPC has many) do not matter.
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        process = self._begin()
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                _reader(process.stdout) as output,
+                _reader(process.stderr) as errors,
+            ):
+                kept, count = await asyncio.gather(_read(output), _count(errors))
+                return _Ended(await asyncio.to_thread(process.wait), kept, count)
+        except BaseException:
+            # The whole group, as what the program began may outlive it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            # It is gone at once, unless the kernel keeps it: then nobody waits for that.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KILL_SECONDS):
+                    await asyncio.to_thread(process.wait)
+            raise
+
+    def _begin(self) -> "subprocess.Popen[bytes]":
+        # Not by the event loop: uvloop forks, which wakes gRPC's handlers of forks in the midst of calls; Python's own
+        # way (vfork) does not, and returns as soon as the program runs.
+        return subprocess.Popen(  # noqa: S603 - the configuration names the program
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
             env=self._environment,
             cwd="/",
             start_new_session=True,
         )
-        try:
-            async with asyncio.timeout(self._timeout):
-                output, errors = await asyncio.gather(_read(process.stdout), _count(process.stderr))
-                return _Ended(await process.wait(), output, errors)
-        except BaseException:
-            # The group, as what it began may outlive it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            raise
 
     def _failed(self, problem: str) -> IssuerDownError:
         return IssuerDownError(note=f"{self._command[0]}: {problem}")
 
 
-async def _read(stream: asyncio.StreamReader | None) -> bytes:
+@contextlib.asynccontextmanager
+async def _reader(pipe: IO[bytes] | None) -> AsyncIterator[asyncio.StreamReader]:
+    """Read from a pipe until the block ends, whoever else holds its other end."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        yield reader
+    finally:
+        transport.close()
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
     """Return the beginning of what is printed, at most one byte more than a token has; the rest is not kept."""
     kept = bytearray()
-    while stream is not None and (chunk := await stream.read(_CHUNK)):
+    while chunk := await stream.read(_CHUNK):
         kept += chunk[: LARGEST_TOKEN_BYTES + 1 - len(kept)]
     return bytes(kept)
 
 
-async def _count(stream: asyncio.StreamReader | None) -> int:
+async def _count(stream: asyncio.StreamReader) -> int:
     count = 0
-    while stream is not None and (chunk := await stream.read(_CHUNK)):
+    while chunk := await stream.read(_CHUNK):
         count += len(chunk)
     return count

@@ -27,7 +27,7 @@ class Turn:
 
 class Turns:
     """
-    At most so many turns begin within any second, and the first ones of a pause all at once.
+    At most so many turns begin within any second: after a pause the first ones all at once, then evenly.
 
     Args:
         rate: turns a second; below 1, one turn in `1 / rate` seconds.
@@ -37,6 +37,7 @@ class Turns:
     def __init__(self, rate: float, clock: Clock) -> None:
         count = max(1, int(rate))
         self._period = count / rate
+        self._step = 1 / rate
         self._clock = clock
         # When the last ones began; the oldest of a full row says when the next may.
         self._begun: deque[float] = deque(maxlen=count)
@@ -51,11 +52,12 @@ class Turns:
         if self._is_closed:
             turn.come.cancel()
             return turn
+        if self._usher is None and self._wait() <= 0:
+            self._admit(turn)
+            return turn
         (self._urgent if urgent else self._ahead)[turn] = None
         if self._usher is None:
-            self._admit()
-            if not turn.has_come:
-                self._usher = asyncio.create_task(self._admit_all(), name="hand-out-turns")
+            self._usher = asyncio.create_task(self._admit_all(), name="hand-out-turns")
         return turn
 
     def hurry(self, turn: Turn) -> None:
@@ -81,20 +83,22 @@ class Turns:
 
     async def _admit_all(self) -> None:
         while self._urgent or self._ahead:
-            await self._clock.sleep(self._wait())
-            self._admit()
-        self._usher = None
-
-    def _admit(self) -> None:
-        """Let in as many as may begin now."""
-        while (self._urgent or self._ahead) and self._wait() <= 0:
+            # What stands in line is let in step by step, so that an issuer sees no waves.
+            wait = max(self._wait(), self._begun[-1] + self._step - self._clock.monotonic())
+            if wait > 0:
+                await self._clock.sleep(wait)
+                continue
             turn, _ = (self._urgent or self._ahead).popitem(last=False)
             if not turn.has_come:  # else whoever waited was cut off in this moment
-                self._begun.append(self._clock.monotonic())
-                turn.come.set_result(None)
+                self._admit(turn)
+        self._usher = None
+
+    def _admit(self, turn: Turn) -> None:
+        self._begun.append(self._clock.monotonic())
+        turn.come.set_result(None)
 
     def _wait(self) -> float:
-        """Return the seconds until the next turn may begin."""
+        """Return the seconds until a turn may begin without there being too many within a second."""
         if len(self._begun) < (self._begun.maxlen or 0):
             return 0.0
         return self._begun[0] + self._period - self._clock.monotonic()

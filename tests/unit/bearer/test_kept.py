@@ -379,7 +379,7 @@ async def test_a_refusal_for_good_is_remembered() -> None:
         assert (await bench.source.refresh()).token.reveal() == "sk-1"
         bench.source.refresh_soon()
         await bench.clock.pass_(6.0)
-    assert bench.source.standing == Standing(None, ReauthRequiredError)
+    assert (bench.source.standing.trouble, bench.source.standing.refresh_time) == (ReauthRequiredError, None)
     await bench.clock.pass_(86400.0)
     with pytest.raises(ReauthRequiredError) as caught:
         await bench.source.refresh()
