@@ -358,9 +358,9 @@ class Mender:
         self, view: IdentityView, report: AssertionRejected | RegistrationRefused, step: Step
     ) -> _Outcome:
         if step is Step.REGISTER_ANEW:
-            delay = self._agents.retry_delay(view.identity)
-            if delay:
-                raise errors.RegistrationInProgressError(retry_after=delay)
+            waits = self._agents.trouble(view.identity)
+            if waits is not None and waits.until > self._clock.monotonic():
+                raise waits.outcome(retry_after=waits.until - self._clock.monotonic())
             try:
                 await self._rotator.register_anew(view, wait_until=self._step_end())
             except _NO_OTHER_AGENT as error:

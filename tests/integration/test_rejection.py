@@ -1,0 +1,676 @@
+"""ReportRejected over real gRPC, with a backend that rejects in each of its ways: every rung, and that it ends."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+import pytest
+import structlog
+from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
+from credentialbroker.v1 import credential_broker_pb2 as pb2
+
+from broker.authorization import AuthorizationRequest
+from broker.emulator import EmulatorServer
+from broker.emulator.faults import Action, FaultRule
+from broker.emulator.ledger import Entry
+from broker.model import Caller
+from tests.support import audit_lines
+from tests.support.brokers import Broker, Refusal, eventually, refusal_of, refused, running_broker, running_emulator
+from tests.support.clocks import JumpingClock
+
+ASSERTION, BEARER = pb2.CREDENTIAL_KIND_AGENT_ASSERTION, pb2.CREDENTIAL_KIND_BEARER
+WINDOW = 600.0
+INFERENCE, FILES, USAGE = "inference", "thread.files", "control_plane.usage"
+PATHS = {INFERENCE: "/backend-api/codex/models", FILES: "/backend-api/files", USAGE: "/backend-api/wham/usage"}
+"""Each scope with a route of its own at the backend."""
+
+
+@pytest.fixture(autouse=True)
+def events_dropped() -> Iterator[None]:
+    """Drop events: without a configuration each exception is drawn at length, which takes longer than the test."""
+    structlog.configure(processors=[_drop])
+    yield
+    structlog.reset_defaults()
+
+
+def _drop(_logger: object, _method: str, _event: object) -> NoReturn:
+    raise structlog.DropEvent
+
+
+def fault(emulator: EmulatorServer, action: Action, **more: Any) -> str:
+    """Have the backend reject, without end unless `count` says so; return the fault's id."""
+    more.setdefault("count", None)
+    return emulator.backend.faults.add(FaultRule(action=action, **more)).rule_id
+
+
+def entries(broker: Broker, operation: str) -> list[Entry]:
+    """Return what the backend was asked."""
+    return list(broker.emulator.backend.ledger.entries(operation=operation))
+
+
+def spent(broker: Broker) -> Counter[str]:
+    """Count the registrations and token exchanges that the backend was asked for."""
+    return Counter(
+        {
+            name: len(entries(broker, name))
+            for name in ("task_register", "agent_register", "oauth")
+            if entries(broker, name)
+        }
+    )
+
+
+def counted(broker: Broker, step: str, kind: str = "AGENT_ASSERTION") -> float:
+    """Read the metric of a step."""
+    labels = {"kind": kind, "step": step}
+    return broker.app.metrics.registry.get_sample_value("credential_broker_rejections_total", labels) or 0.0
+
+
+async def sees(broker: Broker, scope: str, authorization: pb2.Authorization) -> int:
+    """Send the headers to the route of a scope, and return the status."""
+    return (await broker.sees(authorization, PATHS[scope])).status_code
+
+
+async def authorize(broker: Broker, scope: str, thread_id: str = "thread-1", **fields: Any) -> pb2.Authorization:
+    """Call GetAuthorization."""
+    return await broker.authorize(scope, "" if scope == USAGE else thread_id, **fields)
+
+
+async def report(
+    broker: Broker,
+    scope: str,
+    authorization: pb2.Authorization,
+    thread_id: str = "thread-1",
+    *,
+    timeout: float = 10.0,
+    **fields: Any,
+) -> pb2.Authorization:
+    """Call ReportRejected."""
+    request = pb2.ReportRejectedRequest(
+        scope=scope,
+        thread_id="" if scope == USAGE else thread_id,
+        revision=authorization.revision,
+        http_status=401,
+    )
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return (await broker.callers.ReportRejected(request, timeout=timeout)).authorization
+
+
+async def rejected(broker: Broker, scope: str, thread_id: str = "thread-1") -> pb2.Authorization:
+    """Get an authorization that the backend rejects on the route of its scope."""
+    authorization = await authorize(broker, scope, thread_id)
+    assert await sees(broker, scope, authorization) == 401
+    return authorization
+
+
+async def state_of(broker: Broker, name: str = "agent") -> "admin_pb2.IdentityState":
+    """Return the state of an identity."""
+    return (await broker.admin.GetIdentity(admin_pb2.GetIdentityRequest(name=name))).identity.state
+
+
+@asynccontextmanager
+async def agent_at(tmp_path: Path, **sections: Any) -> AsyncIterator[Broker]:
+    """Run a broker with one agent whose background task lives."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator, **sections) as broker:
+        await broker.create_agent()
+        await broker.authorize("control_plane.usage")
+        yield broker
+
+
+def pass_time(broker: Broker, clock: JumpingClock, seconds: float) -> None:
+    """Let time pass, for the broker and for its backend."""
+    clock.ahead += seconds
+    broker.emulator.backend.change(clock_offset_seconds=clock.ahead)
+
+
+# --- the first rung ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_stale_task_is_replaced_and_the_fresh_one_accepted(tmp_path: Path) -> None:
+    """The commonest 401: the backend has forgotten a task. One fresh one mends it."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        better = await report(broker, INFERENCE, old)
+        assert better.revision != old.revision
+        assert better.connection_tag != old.connection_tag
+        assert await sees(broker, INFERENCE, better) == 200
+        assert spent(broker) - before == Counter(task_register=1)
+
+
+async def test_100_parallel_reports_make_one_replacement(tmp_path: Path) -> None:
+    """All 100 callers get the same new credential, which the backend accepts, for one registration."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        answers = await asyncio.gather(*(report(broker, INFERENCE, old) for _ in range(100)))
+        (revision,) = {answer.revision for answer in answers}
+        assert revision != old.revision
+        assert {await sees(broker, INFERENCE, answer) for answer in answers} == {200}
+        assert spent(broker) - before == Counter(task_register=1)
+        assert counted(broker, "REPLACE_TASK") == 1
+
+
+async def test_100_parallel_reports_to_two_brokers_make_one_replacement(tmp_path: Path) -> None:
+    """Two brokers on one database climb one ladder; both hand out the one new credential."""
+    async with agent_at(tmp_path) as one, running_broker(tmp_path, one.emulator) as other:
+        fault(one.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(one, INFERENCE)
+        assert (await authorize(other, INFERENCE)).revision == old.revision
+        before = spent(one)
+        turns = itertools.cycle((one, other))
+        answers = await asyncio.gather(*(report(next(turns), INFERENCE, old) for _ in range(100)))
+        assert len({answer.revision for answer in answers} - {old.revision}) == 1
+        assert {await sees(one, INFERENCE, answer) for answer in answers} == {200}
+        assert spent(one) - before == Counter(task_register=1)
+
+
+async def test_what_another_broker_replaced_is_known_to_one_that_has_not_followed_yet(tmp_path: Path) -> None:
+    """A report to a broker whose memory is behind gets the newest credential, never the one before the rejected."""
+    async with agent_at(tmp_path) as one, running_broker(tmp_path, one.emulator) as other:
+        first = await authorize(other, INFERENCE)
+        other.app.upkeep.pause()
+        await asyncio.sleep(0.2)  # its loop may be in the middle of a look
+        fault(one.emulator, Action.STALE_TASK, count=2)
+        second = await report(one, INFERENCE, await rejected(one, INFERENCE))
+        assert (await authorize(other, INFERENCE)).revision == first.revision != second.revision
+        assert await sees(one, INFERENCE, second) == 401
+        refusal = await refused(report(other, INFERENCE, second))
+        assert refusal.reason == "BACKEND_UNSUPPORTED"
+        assert (await authorize(other, FILES)).revision == second.revision
+
+
+async def test_a_newer_credential_is_returned_at_once_and_costs_nothing(tmp_path: Path) -> None:
+    """A late report of what was replaced: no registration, no step, no record of a rejection."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        better = await report(broker, INFERENCE, old)
+        before, lines = spent(broker), len(rejections_in(broker))
+        again = await report(broker, INFERENCE, old)
+        other_scope = await report(broker, FILES, old, "thread-2")
+        assert better.revision == again.revision == other_scope.revision
+        assert spent(broker) == before
+        assert len(rejections_in(broker)) == lines
+        assert counted(broker, "SUPERSEDED") == 2
+
+
+def rejections_in(broker: Broker) -> list[dict[str, Any]]:
+    """Return what the audit log says of rejections."""
+    return [
+        line
+        for file in sorted(broker.app.config.state_dir.glob("audit*.jsonl"))
+        for line in audit_lines.lines(file)
+        if line["event"].startswith("rejection")
+    ]
+
+
+async def test_a_caller_that_gives_up_does_not_stop_the_replacement(tmp_path: Path) -> None:
+    """With too little time the answer is REGISTRATION_IN_PROGRESS; the job goes on, and the next call has its fruit."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        hanging = fault(broker.emulator, Action.HANG, path_prefix="/api/accounts/v1/agent/", count=1)
+        refusal = await refused(report(broker, INFERENCE, old, timeout=0.5))
+        assert refusal.reason == "REGISTRATION_IN_PROGRESS"
+        assert refusal.retry_seconds
+        broker.emulator.backend.faults.remove(hanging)
+        better = await report(broker, INFERENCE, old)
+        assert await sees(broker, INFERENCE, better) == 200
+
+
+async def test_a_backend_that_is_away_spends_nothing(tmp_path: Path) -> None:
+    """BACKEND_DOWN with a wait; the old credential goes on being served, and the next report replaces it."""
+    clock = JumpingClock()
+    async with (
+        running_emulator() as emulator,
+        running_broker(tmp_path, emulator, clock=clock) as broker,
+    ):
+        await broker.create_agent()
+        fault(emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        down = fault(emulator, Action.STATUS, path_prefix="/api/accounts/v1/agent/", status=503)
+        refusal = await refused(report(broker, INFERENCE, old))
+        assert (refusal.reason, refusal.code) == ("BACKEND_DOWN", grpc.StatusCode.UNAVAILABLE)
+        asked = spent(broker)
+        for refusal in await asyncio.gather(*(refused(report(broker, INFERENCE, old)) for _ in range(50))):
+            assert refusal.reason == "BACKEND_DOWN"
+            assert refusal.retry_seconds
+        assert spent(broker)["task_register"] - asked["task_register"] <= 3  # the tries of one registration
+        assert (await authorize(broker, INFERENCE)).revision == old.revision
+        emulator.backend.faults.remove(down)
+        pass_time(broker, clock, 5)
+        assert await sees(broker, INFERENCE, await report(broker, INFERENCE, old)) == 200
+
+
+# --- what a report must be --------------------------------------------------------------------------------------------
+
+
+async def test_revisions_of_others_and_of_nobody_change_nothing(tmp_path: Path) -> None:
+    """Malformed, spelled otherwise, or given to another caller: REVISION_UNKNOWN, nothing asked, nothing recorded."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.STALE_TASK)
+        mine = await rejected(broker, INFERENCE)
+        deadline = asyncio.get_running_loop().time() + 1e6
+        theirs = await broker.app.authorizer.work_out(
+            Caller("spiffe://other", "test"), AuthorizationRequest(INFERENCE, "thread-1"), deadline=deadline
+        )
+        before = spent(broker)
+        flipped = mine.revision[:-1] + ("A" if mine.revision[-1] != "A" else "E")
+        for revision in (
+            "",
+            "x",
+            "\u00e9" * 20,
+            "A" * 200,
+            mine.revision + "=",
+            mine.revision[:-1],
+            flipped,
+            mine.revision.replace(mine.revision[3], "!", 1),
+            theirs.authorization.revision,
+        ):
+            refusal = await refused(report(broker, INFERENCE, mine, revision=revision))
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REVISION_UNKNOWN")
+        assert spent(broker) == before
+        assert rejections_in(broker) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "field"),
+    [
+        ({"http_status": 403}, "FIELD_INVALID", "http_status"),
+        ({"http_status": 0}, "FIELD_INVALID", "http_status"),
+        ({"detail": "\u00e9" * 129}, "FIELD_INVALID", "detail"),
+        ({"scope": ""}, "FIELD_INVALID", "scope"),
+        ({"scope": "inference.none"}, "SCOPE_UNKNOWN", "scope"),
+        ({"thread_id": ""}, "THREAD_ID_REQUIRED", "thread_id"),
+        ({"thread_id": " x"}, "THREAD_ID_INVALID", "thread_id"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+async def test_what_is_wrong_in_a_report_is_named(
+    tmp_path: Path, fields: dict[str, Any], reason: str, field: str
+) -> None:
+    """Each field by its name, before anything is done."""
+    async with agent_at(tmp_path) as broker:
+        authorization = await authorize(broker, INFERENCE)
+        before = spent(broker)
+        valid = {"scope": INFERENCE, "revision": authorization.revision, "thread_id": "thread-1", "http_status": 401}
+        request = pb2.ReportRejectedRequest(**(valid | fields))
+        refusal = await refused(broker.callers.ReportRejected(request))
+        assert (refusal.reason, list(refusal.violations)) == (reason, [field])
+        assert spent(broker) == before
+
+
+async def test_a_revision_of_a_deleted_identity_is_not_taken_for_its_namesake(tmp_path: Path) -> None:
+    """Another identity of that name has nothing to do with it; disabled ones refuse as ever."""
+    async with agent_at(tmp_path) as broker:
+        old = await authorize(broker, INFERENCE)
+        await broker.admin.DisableIdentity(admin_pb2.DisableIdentityRequest(name="agent"))
+        assert (await refused(report(broker, INFERENCE, old))).reason == "IDENTITY_REVOKED"
+        await broker.admin.DeleteIdentity(admin_pb2.DeleteIdentityRequest(name="agent"))
+        assert (await refused(report(broker, INFERENCE, old))).reason == "IDENTITY_REVOKED"
+        await broker.create_agent()
+        assert (await refused(report(broker, INFERENCE, old))).reason == "IDENTITY_REVOKED"
+
+
+async def test_reports_are_recorded_without_secrets(tmp_path: Path) -> None:
+    """Who reported what with which words of the backend, what looks like a credential cut out; and each step."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        value = old.headers[0].value
+        await report(broker, INFERENCE, old, detail=f"no such task\nsent: {value}"[:250])
+        told, step = rejections_in(broker)
+        assert told["event"] == "rejection_reported"
+        assert (told["scope"], told["thread_id"], told["kind"]) == (INFERENCE, "thread-1", "AGENT_ASSERTION")
+        assert told["detail"].startswith("no such task sent: ")
+        assert value[-20:] not in str(told)
+        assert (step["event"], step["step"], step["scope"]) == ("rejection_step", "REPLACE_TASK", INFERENCE)
+        assert (counted(broker, "REPORTED"), counted(broker, "REPLACE_TASK")) == (1, 1)
+
+
+# --- a route that alone rejects ---------------------------------------------------------------------------------------
+
+
+async def marked(broker: Broker, scope: str) -> Refusal | pb2.Authorization:
+    """Have the route of a scope reject, and report until the route is marked; return what the last report got."""
+    fault(broker.emulator, Action.ROUTE_REJECT, path_prefix=PATHS[scope])
+    better = await report(broker, scope, await rejected(broker, scope))
+    assert await sees(broker, scope, better) == 401
+    try:
+        return await report(broker, scope, better)
+    except grpc.aio.AioRpcError as error:
+        return refusal_of(error)
+
+
+async def test_a_route_that_requires_assertions_and_rejects_them_is_unsupported(tmp_path: Path) -> None:
+    """One fresh task is spent; then BACKEND_UNSUPPORTED there, while the identity and other scopes go on."""
+    async with agent_at(tmp_path) as broker:
+        before = spent(broker)
+        answer = await marked(broker, INFERENCE)
+        assert isinstance(answer, Refusal)
+        assert (answer.code, answer.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BACKEND_UNSUPPORTED")
+        assert (await refused(authorize(broker, INFERENCE))).reason == "BACKEND_UNSUPPORTED"
+        assert await sees(broker, FILES, await authorize(broker, FILES)) == 200
+        assert await sees(broker, USAGE, await authorize(broker, USAGE)) == 200
+        assert await state_of(broker) == admin_pb2.IDENTITY_STATE_ACTIVE
+        assert spent(broker) - before == Counter(task_register=1)
+        explained = await broker.callers.ExplainAuthorization(
+            pb2.ExplainAuthorizationRequest(scope=INFERENCE, thread_id="thread-1")
+        )
+        assert "refuses assertions for inference" in str(explained)
+
+
+async def test_a_route_that_prefers_assertions_and_rejects_them_gets_a_bearer(tmp_path: Path) -> None:
+    """The other column of row 7: a bearer that says why, which this route accepts; no token is spent for it."""
+    async with agent_at(tmp_path) as broker:
+        before = spent(broker)
+        answer = await marked(broker, USAGE)
+        assert isinstance(answer, pb2.Authorization)
+        assert (answer.kind, answer.reason) == (BEARER, pb2.DECISION_REASON_BACKEND_UNSUPPORTED)
+        assert answer.fallback_from == ASSERTION
+        assert await sees(broker, USAGE, answer) == 200
+        assert (await authorize(broker, INFERENCE)).kind == ASSERTION
+        assert spent(broker) - before == Counter(task_register=1)
+
+
+async def test_a_mark_ends_with_its_window_and_costs_one_more_task_then(tmp_path: Path) -> None:
+    """The route is tried again; while it rejects, that is a task a window."""
+    clock = JumpingClock()
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator, clock=clock) as broker:
+        await broker.create_agent()
+        await authorize(broker, USAGE)
+        before = spent(broker)
+        await marked(broker, INFERENCE)
+        pass_time(broker, clock, WINDOW - 30)
+        assert (await refused(authorize(broker, INFERENCE))).reason == "BACKEND_UNSUPPORTED"
+        pass_time(broker, clock, 31)
+        again = await rejected(broker, INFERENCE)
+        better = await report(broker, INFERENCE, again)
+        if better.revision == again.revision:  # only the clock was looked at
+            better = await report(broker, INFERENCE, again)
+        assert (await refused(report(broker, INFERENCE, better))).reason == "BACKEND_UNSUPPORTED"
+        assert spent(broker) - before == Counter(task_register=2)
+
+
+async def test_the_ladder_survives_a_restart(tmp_path: Path) -> None:
+    """What was tried before is not tried again by the next process: the mark stands, and no task is spent."""
+    async with running_emulator() as emulator:
+        async with running_broker(tmp_path, emulator) as broker:
+            await broker.create_agent()
+            fault(emulator, Action.ROUTE_REJECT, path_prefix=PATHS[INFERENCE])
+            fresh = await report(broker, INFERENCE, await rejected(broker, INFERENCE))
+        async with running_broker(tmp_path, emulator) as broker:
+            before = spent(broker)
+            assert (await authorize(broker, INFERENCE)).revision == fresh.revision
+            assert (await refused(report(broker, INFERENCE, fresh))).reason == "BACKEND_UNSUPPORTED"
+        async with running_broker(tmp_path, emulator) as broker:
+            assert (await refused(authorize(broker, INFERENCE))).reason == "BACKEND_UNSUPPORTED"
+            assert spent(broker) == before
+
+
+# --- a dead agent -----------------------------------------------------------------------------------------------------
+
+
+async def test_two_routes_that_reject_cost_one_other_agent(tmp_path: Path) -> None:
+    """The second route leads to a new key and a new agent, whose assertions are accepted everywhere."""
+    async with agent_at(tmp_path) as broker:
+        old = await authorize(broker, USAGE)
+        await marked(broker, INFERENCE)
+        fault(broker.emulator, Action.ROUTE_REJECT, path_prefix=PATHS[FILES], count=1)
+        fresh = await rejected(broker, FILES)
+        broker.emulator.backend.faults.remove()
+        before = spent(broker)
+        better = await report(broker, FILES, fresh)
+        assert spent(broker) - before == Counter(agent_register=1, task_register=1)
+        assert await sees(broker, FILES, better) == 200
+        assert await sees(broker, INFERENCE, await authorize(broker, INFERENCE)) == 200
+        assert better.connection_tag != old.connection_tag
+        assert await state_of(broker) == admin_pb2.IDENTITY_STATE_ACTIVE
+
+
+async def test_a_dead_agent_is_replaced_by_one_report(tmp_path: Path) -> None:
+    """The backend refuses it everywhere, its task registrations too: one refused registration, one other agent."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.AGENT_DEAD, count=1)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        answers = await asyncio.gather(*(report(broker, INFERENCE, old) for _ in range(20)))
+        (revision,) = {answer.revision for answer in answers}
+        assert revision != old.revision
+        assert {await sees(broker, INFERENCE, answer) for answer in answers} == {200}
+        assert spent(broker) - before == Counter(task_register=2, agent_register=1)
+        assert counted(broker, "REGISTER_ANEW") == 1
+
+
+async def test_an_agent_refused_on_first_use_is_replaced_too(tmp_path: Path) -> None:
+    """Nobody had anything to report yet: the refusal itself leads to another agent, once."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
+        broker.app.upkeep.pause()
+        fault(emulator, Action.AGENT_DEAD, count=1)
+        await broker.create_agent()
+        assert (await refused(authorize(broker, INFERENCE))).reason == "IDENTITY_REJECTED"
+        await eventually(lambda: spent(broker)["agent_register"] == 2)
+        await eventually(lambda: counted(broker, "REGISTER_ANEW") == 1)
+
+        async def serves() -> bool:
+            try:
+                return await sees(broker, INFERENCE, await authorize(broker, INFERENCE)) == 200
+            except grpc.aio.AioRpcError:
+                return False
+
+        async with asyncio.timeout(10):
+            while not await serves():
+                await asyncio.sleep(0.05)
+        assert spent(broker)["agent_register"] == 2
+
+
+async def test_an_identity_that_cannot_register_itself_is_rejected_at_once(tmp_path: Path) -> None:
+    """An imported JWT has no other agent to be: REJECTED in the row, and no request leaves any more."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
+        issued = emulator.backend.issue_identity()
+        await broker.admin.ImportIdentity(
+            admin_pb2.ImportIdentityRequest(
+                request_id="r1", name="agent", mode=admin_pb2.IDENTITY_MODE_AGENT, identity_jwt=issued.jwt
+            )
+        )
+        await authorize(broker, USAGE)
+        fault(emulator, Action.AGENT_DEAD, count=1)
+        old = await rejected(broker, INFERENCE)
+        assert (await refused(report(broker, INFERENCE, old))).reason == "IDENTITY_REJECTED"
+        assert await state_of(broker) == admin_pb2.IDENTITY_STATE_REJECTED
+        before = len(list(emulator.backend.ledger.entries()))
+        for _ in range(50):
+            assert (await refused(report(broker, INFERENCE, old))).reason == "IDENTITY_REJECTED"
+            assert (await refused(authorize(broker, USAGE))).reason == "IDENTITY_REJECTED"
+        assert len(list(emulator.backend.ledger.entries())) == before
+        assert spent(broker)["agent_register"] == 0
+
+
+async def test_1000_reports_to_a_backend_that_rejects_everything_end(tmp_path: Path) -> None:
+    """One task, one agent, one task; then REJECTED, and no request at all, whoever reports whatever."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.ROUTE_REJECT, path_prefix="/backend-api/")
+        before = spent(broker)
+        outcomes: Counter[str] = Counter()
+
+        async def loop(scope: str, thread_id: str) -> None:
+            held = None
+            for _ in range(125):
+                try:
+                    held = held or await authorize(broker, scope, thread_id)
+                    assert await sees(broker, scope, held) == 401 or held.kind == BEARER
+                    held = await report(broker, scope, held, thread_id)
+                    outcomes["authorization"] += 1
+                except grpc.aio.AioRpcError as error:
+                    outcomes[refusal_of(error).reason] += 1
+
+        threads = [(scope, f"thread-{number}") for scope in (INFERENCE, FILES) for number in range(4)]
+        await asyncio.gather(*(loop(scope, thread_id) for scope, thread_id in threads))
+        assert sum(outcomes.values()) == 1000
+        assert outcomes["IDENTITY_REJECTED"] > 900
+        assert spent(broker) - before == Counter(task_register=2, agent_register=1)
+        assert await state_of(broker) == admin_pb2.IDENTITY_STATE_REJECTED
+        assert {counted(broker, step) for step in ("REGISTER_ANEW", "REJECT_IDENTITY")} == {1}
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heard", [0.0, 70.0], ids=["heard just now", "not heard for a minute"])
+async def test_a_clock_that_is_too_far_off_is_told_from_a_dead_key(tmp_path: Path, heard: float) -> None:
+    """CLOCK_SKEW, no other agent, nothing marked; once the clock is right the identity goes on as it was."""
+    clock = JumpingClock()
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator, clock=clock) as broker:
+        await broker.create_agent()
+        before = await authorize(broker, INFERENCE)
+        pass_time(broker, clock, heard)
+        emulator.backend.change(clock_offset_seconds=clock.ahead + 2000)
+        old = await rejected(broker, INFERENCE)
+        refusal = await refused(report(broker, INFERENCE, old))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CLOCK_SKEW")
+        assert spent(broker)["agent_register"] == 1
+        assert await state_of(broker) == admin_pb2.IDENTITY_STATE_ACTIVE
+        if heard:
+            assert spent(broker)["task_register"] == 1
+            assert rejections_in(broker)[-1]["event"] == "rejection_reported"
+        pass_time(broker, clock, 601)  # what was heard of the wrong clock is too old to count
+        healed = await authorize(broker, INFERENCE)
+        assert healed.revision == before.revision
+        assert await sees(broker, INFERENCE, healed) == 200
+
+
+async def test_a_wrong_clock_within_limits_costs_no_task(tmp_path: Path) -> None:
+    """The same credential, signed by the backend's time, is the better one."""
+    clock = JumpingClock()
+    async with (
+        running_emulator(freshness_seconds=60) as emulator,
+        running_broker(tmp_path, emulator, clock=clock) as broker,
+    ):
+        await broker.create_agent()
+        await authorize(broker, INFERENCE)
+        pass_time(broker, clock, 70)
+        emulator.backend.change(clock_offset_seconds=clock.ahead + 200)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        better = await report(broker, INFERENCE, old)
+        assert better.revision == old.revision
+        assert await sees(broker, INFERENCE, better) == 200
+        assert spent(broker) == before
+
+
+async def test_a_clock_that_goes_wrong_just_after_it_was_heard_costs_no_agent(tmp_path: Path) -> None:
+    """The fresh task is refused for its time, which the refusal's own date shows: it is asked for by the right time."""
+    async with running_emulator(freshness_seconds=60) as emulator, running_broker(tmp_path, emulator) as broker:
+        await broker.create_agent()
+        await authorize(broker, INFERENCE)
+        emulator.backend.change(clock_offset_seconds=200)
+        better = await report(broker, INFERENCE, await rejected(broker, INFERENCE))
+        assert await sees(broker, INFERENCE, better) == 200
+        assert spent(broker)["agent_register"] == 1
+
+
+# --- bearers ----------------------------------------------------------------------------------------------------------
+
+
+def token(emulator: EmulatorServer) -> str:
+    """Return an access token the emulator accepts for a day."""
+    return emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token
+
+
+async def create_bearer(broker: Broker, **fields: Any) -> None:
+    """Create an identity of mode BEARER."""
+    await broker.admin.CreateIdentity(
+        admin_pb2.CreateIdentityRequest(
+            request_id="r1", name="login", backend="default", mode=admin_pb2.IDENTITY_MODE_BEARER, **fields
+        )
+    )
+
+
+async def test_a_static_token_that_is_rejected_needs_a_person(tmp_path: Path) -> None:
+    """There is no other token: REAUTH_REQUIRED in the row and for every process, without a request."""
+    async with (
+        running_emulator() as emulator,
+        running_broker(tmp_path, emulator) as broker,
+        running_broker(tmp_path, emulator) as other,
+    ):
+        await create_bearer(broker, static_bearer=admin_pb2.StaticBearer(token=token(emulator)))
+        fault(emulator, Action.BEARER_REJECT)
+        old = await rejected(broker, INFERENCE)
+        assert (await refused(report(broker, INFERENCE, old))).reason == "REAUTH_REQUIRED"
+        assert await state_of(broker, "login") == admin_pb2.IDENTITY_STATE_REAUTH_REQUIRED
+        assert (await refused(authorize(broker, INFERENCE))).reason == "REAUTH_REQUIRED"
+        assert (await refused(report(broker, INFERENCE, old))).reason == "REAUTH_REQUIRED"
+        await asyncio.sleep(0.3)  # the other follows
+        assert (await refused(authorize(other, INFERENCE))).reason == "REAUTH_REQUIRED"
+        assert spent(broker) == Counter()
+        assert counted(broker, "END_BEARER", "BEARER") == 1
+
+
+async def test_a_token_of_a_file_is_over_until_the_file_has_another(tmp_path: Path) -> None:
+    """A new token has another name and serves at once; nothing need be done but to write it."""
+    path = tmp_path / "token"
+    async with running_emulator() as emulator:
+        path.write_text(token(emulator))
+        sources = {"sink": {"type": "file", "path": str(path)}}
+        async with running_broker(tmp_path / "state", emulator, bearer_sources=sources) as broker:
+            await create_bearer(broker, bearer_source="sink")
+            old = await authorize(broker, INFERENCE)
+            assert await sees(broker, INFERENCE, old) == 200
+            fingerprint = entries(broker, "resource")[-1].credential_fingerprint
+            fault(emulator, Action.BEARER_REJECT, fingerprint=fingerprint)
+            assert await sees(broker, INFERENCE, old) == 401
+            assert (await refused(report(broker, INFERENCE, old))).reason == "REAUTH_REQUIRED"
+            path.write_text(token(emulator))
+
+            async def serves() -> bool:
+                try:
+                    return await sees(broker, INFERENCE, await authorize(broker, INFERENCE)) == 200
+                except grpc.aio.AioRpcError:
+                    return False
+
+            async with asyncio.timeout(15):
+                while not await serves():
+                    await asyncio.sleep(0.05)
+
+
+async def test_a_token_of_a_file_that_was_replaced_meanwhile_is_found_by_one_refresh(tmp_path: Path) -> None:
+    """The broker looks into the file because of the report, sooner than it would have by itself."""
+    path = tmp_path / "token"
+    async with running_emulator() as emulator:
+        path.write_text(token(emulator))
+        sources = {"sink": {"type": "file", "path": str(path)}}
+        async with running_broker(tmp_path / "state", emulator, bearer_sources=sources) as broker:
+            await create_bearer(broker, bearer_source="sink")
+            old = await authorize(broker, INFERENCE)
+            broker.app.upkeep.pause()
+            await asyncio.sleep(0.2)
+            path.write_text(token(emulator))
+            better = await report(broker, INFERENCE, old)
+            assert better.revision != old.revision
+            assert await sees(broker, INFERENCE, better) == 200
+            assert counted(broker, "REFRESH_BEARER", "BEARER") == 1
+            assert await state_of(broker, "login") == admin_pb2.IDENTITY_STATE_ACTIVE
+
+
+async def test_a_rejected_bearer_of_an_agent_leaves_its_assertions_alone(tmp_path: Path) -> None:
+    """Its key and tasks are not touched; the scopes that need a bearer say REAUTH_REQUIRED."""
+    async with agent_at(tmp_path, scopes={"control_plane.models": {"credential": "bearer_only"}}) as broker:
+        before = spent(broker)
+        fault(broker.emulator, Action.BEARER_REJECT)
+        old = await broker.authorize("control_plane.models")
+        assert old.kind == BEARER
+        refusal = await refused(report(broker, "control_plane.models", old, ""))
+        assert refusal.reason == "REAUTH_REQUIRED"
+        assert (await refused(broker.authorize("control_plane.models"))).reason == "REAUTH_REQUIRED"
+        assert await sees(broker, INFERENCE, await authorize(broker, INFERENCE)) == 200
+        assert spent(broker) == before
+        assert await state_of(broker) == admin_pb2.IDENTITY_STATE_ACTIVE
