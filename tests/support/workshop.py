@@ -1,4 +1,4 @@
-"""Registrar and enroller with a real store, key ring and snapshots, and a backend that answers from a script."""
+"""What makes identities and tasks, with a real store, key ring and snapshots, and a backend that answers from a script."""
 
 import contextlib
 import random
@@ -9,11 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from broker.agents import AgentRegistrar
 from broker.backend_api import TaskAnswer
 from broker.backends import Backend
 from broker.bearer import BearerSource
 from broker.bearer.oauth import Issuer, Logins
 from broker.enrollment import BearerChoice, CreateOrder, Enroller
+from broker.imports import ImportReader
 from broker.keyring import Keyring
 from broker.lifetimes import Lifetimes
 from broker.model import Identity, IdentityName, Mode, Secret
@@ -21,7 +23,9 @@ from broker.origins import parse_origin
 from broker.outbound import FailureKind, OutboundFailure
 from broker.own_bearers import OwnBearer, OwnBearers
 from broker.profiles import DEFAULT_PROFILE, PRESETS
+from broker.reauthentication import Reauthenticator
 from broker.registration import Registrar
+from broker.rotation import Rotator
 from broker.snapshots import IdentityView, Snapshots
 from broker.telemetry import Metrics
 from tests.support.clocks import SetClock
@@ -103,6 +107,9 @@ class Workshop:
     registrar: Registrar
     lifetimes: Lifetimes
     enroller: Enroller
+    agents: AgentRegistrar
+    rotator: Rotator
+    reauthenticator: Reauthenticator
     sources: dict[str, BearerSource]
 
     async def agent(self, name: str = "agent") -> IdentityView:
@@ -132,10 +139,14 @@ class Workshop:
 
 @contextlib.asynccontextmanager
 async def workshop(
-    folder: Path, *, profile: str = DEFAULT_PROFILE, issuers: Mapping[str, Issuer] = MappingProxyType({})
+    folder: Path,
+    *,
+    profile: str = DEFAULT_PROFILE,
+    issuers: Mapping[str, Issuer] = MappingProxyType({}),
+    clock: SetClock | None = None,
 ) -> AsyncIterator[Workshop]:
     """Open a workshop on a new database; `issuers` are the sources of type `oauth`."""
-    clock, metrics, api = SetClock(NOW), Metrics(), ScriptedApi()
+    clock, metrics, api = clock or SetClock(NOW), Metrics(), ScriptedApi()
     jitter = random.Random(1)
     async with sqlite_store(folder) as real:
         store = FaultyStore(real)
@@ -163,20 +174,44 @@ async def workshop(
         lifetimes = Lifetimes(
             store=store, registrar=registrar, clock=clock, metrics=metrics, idle_seconds=IDLE, in_flight=IN_FLIGHT
         )
+        agents = AgentRegistrar(
+            **shared, snapshots=snapshots, registrar=registrar, apis=apis, lease_seconds=2 * LEASE, jitter=jitter
+        )
+        imports = ImportReader(apis, clock)
+        own_bearers = OwnBearers(keyring, issuers, clock)
+        made_of: dict[str, Any] = {"store": store, "snapshots": snapshots, "registrar": registrar}
+        made_of |= {"keyring": keyring, "clock": clock}
         enroller = Enroller(
-            **shared,
-            snapshots=snapshots,
-            registrar=registrar,
+            **made_of,
+            agents=agents,
+            imports=imports,
             backends={"default": backend},
             bearer_sources=sources,
-            own_bearers=OwnBearers(keyring, issuers, clock),
-            apis=apis,
+            own_bearers=own_bearers,
             token_bytes=jitter.randbytes,
-            jitter=jitter,
         )
+        rotator = Rotator(**made_of, agents=agents, token_bytes=jitter.randbytes)
+        reauthenticator = Reauthenticator(**made_of, imports=imports, own_bearers=own_bearers)
         try:
-            yield Workshop(store, keyring, clock, api, metrics, snapshots, registrar, lifetimes, enroller, sources)
+            yield Workshop(
+                store,
+                keyring,
+                clock,
+                api,
+                metrics,
+                snapshots,
+                registrar,
+                lifetimes,
+                enroller,
+                agents,
+                rotator,
+                reauthenticator,
+                sources,
+            )
         finally:
             await lifetimes.stop()
             await registrar.drain(0.0)
+            await agents.close()
+            await reauthenticator.close()
             await enroller.close()
+            await imports.close()

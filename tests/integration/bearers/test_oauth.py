@@ -112,8 +112,8 @@ async def opened_office(folder: Path) -> AsyncIterator[Office]:
     """Open an office with a new database and a new issuer."""
     async with running_emulator(token_format=TokenFormat.OPAQUE) as emulator:
         url = f"{emulator.url}/oauth/token"
-        http = GuardedHttp([parse_origin(url, allow_loopback_http=True)], SystemClock(), allow_loopback_http=True)
         clock = SetClock(NOW)
+        http = GuardedHttp([parse_origin(url, allow_loopback_http=True)], clock, allow_loopback_http=True)
         grant = RefreshGrant(http, clock, token_url=url, client_id="codex", client_secret_file=None, timeout=TIMEOUT)
         issuer = Issuer(SOURCE, grant, Turns(1000, SystemClock()), lease_seconds=LEASE, patience=5.0)
         async with workshop(folder, issuers={SOURCE: issuer}, clock=clock) as shop:
