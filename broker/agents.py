@@ -26,6 +26,7 @@ from broker.keyring import Keyring
 from broker.model import Identity, IdentityId, IdentityState, PendingAgent, Task
 from broker.outbound import OutboundFailure
 from broker.registration import Registrar, fresher_bearer, live_bearer
+from broker.request_names import KeyChange, RequestNames
 from broker.snapshots import IdentityView, Snapshots, open_private_key
 from broker.store import Store
 from broker.telemetry import Metrics, logger
@@ -97,6 +98,7 @@ class AgentRegistrar:
         self._metrics = metrics
         self._lease_seconds = lease_seconds
         self._jitter = jitter
+        self._requests = RequestNames(keyring, clock)
         self._jobs: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
         self._cool_downs: dict[IdentityId, CoolDown] = {}
 
@@ -332,7 +334,10 @@ class AgentRegistrar:
 
     async def _abandon(self, identity: Identity, held: PendingAgent, error: BrokerError) -> None:
         """End a change of key that the backend refused; the old key goes on as before."""
-        restored = await self._kept(lambda: self._store.abandon_agent(held, now=self._clock.now()))
+        fingerprint = self._requests.of("", KeyChange(identity.name)).fingerprint
+        restored = await self._kept(
+            lambda: self._store.abandon_agent(held, now=self._clock.now(), fingerprint=fingerprint)
+        )
         self._registrar.forget_troubles(identity.id)
         if restored is None:
             raise errors.GenerationChangedError from error

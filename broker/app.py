@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ from broker.config import BackendSection, Config
 from broker.enrollment import Enroller
 from broker.errors import StartupError, StoreDownError
 from broker.http import HttpListener, Readiness
+from broker.imports import ImportReader
 from broker.keyring import Keyring, KeyringError
 from broker.lifetimes import Lifetimes
 from broker.model import IdentityName
@@ -39,6 +41,7 @@ from broker.origins import parse_origin
 from broker.outbound import ExchangeRecord
 from broker.own_bearers import OwnBearers
 from broker.profiles import PRESETS, resolve_urls
+from broker.reauthentication import Reauthenticator
 from broker.registration import Registrar
 from broker.rejection import Mender
 from broker.rotation import Rotator
@@ -64,6 +67,16 @@ _SQLITE_PREFIX: Final = "sqlite:///"
 _UNREACHABLE: Final = 69
 KEYRING_FILE: Final = "keyring.json"
 _REFUSING_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _IdentityKeepers:
+    """What makes identities and carries their keys and logins through."""
+
+    agents: AgentRegistrar
+    enroller: Enroller
+    rotator: Rotator
+    reauthenticator: Reauthenticator
 
 
 class Application:
@@ -214,21 +227,7 @@ class Application:
             idle_seconds=config.limits.task_idle_seconds,
             in_flight=config.limits.registrations_in_flight,
         )
-        enroller = Enroller(
-            store=self.store,
-            snapshots=self.snapshots,
-            registrar=self.registrar,
-            keyring=keyring,
-            backends=backends,
-            bearer_sources=sources,
-            own_bearers=OwnBearers(keyring, issuers, clock),
-            apis=apis,
-            clock=clock,
-            metrics=self.metrics,
-            token_bytes=secrets.token_bytes,
-            jitter=jitter,
-        )
-        self._exits.push_async_callback(enroller.close)
+        identities = self._identity_keepers(keyring, backends, sources, issuers, apis, jitter)
         tasks = TaskKeeper(
             store=self.store,
             snapshots=self.snapshots,
@@ -236,7 +235,6 @@ class Application:
             clock=clock,
             tombstone_seconds=config.limits.tombstone_seconds,
         )
-        default = config.broker.default_identity
         self.authorizer = Authorizer(
             snapshots=self.snapshots,
             registrar=self.registrar,
@@ -247,18 +245,13 @@ class Application:
             audit=audit,
             clock=clock,
             metrics=self.metrics,
-            settings=AuthorizationSettings(
-                default_identity=None if default is None else IdentityName(default),
-                grant_bootstrap=config.broker.grant_bootstrap,
-                max_lease=config.broker.max_lease_seconds,
-                max_staleness=config.broker.max_staleness_seconds,
-            ),
+            settings=_authorization_settings(config),
             jitter=jitter,
         )
         self.upkeep = Upkeep(
             snapshots=self.snapshots,
             registrar=self.registrar,
-            enroller=enroller,
+            agents=identities.agents,
             lifetimes=lifetimes,
             authorizer=self.authorizer,
             bearer_sources=sources,
@@ -284,7 +277,7 @@ class Application:
         callers = CredentialBrokerServicer(
             authorizer=self.authorizer,
             tasks=tasks,
-            mender=self._mender(keyring, apis, audit, jitter),
+            mender=self._mender(identities, apis, audit),
             conversations=WatchConversations(hub=self.watch, clock=clock, metrics=self.metrics),
             page_tokens=page_tokens,
             clock=clock,
@@ -304,7 +297,10 @@ class Application:
         operators = BrokerAdminServicer(
             store=self.store,
             snapshots=self.snapshots,
-            enroller=enroller,
+            enroller=identities.enroller,
+            rotator=identities.rotator,
+            reauthenticator=identities.reauthenticator,
+            agents=identities.agents,
             tasks=tasks,
             authorizer=self.authorizer,
             audit=audit,
@@ -325,6 +321,67 @@ class Application:
         await self._admin.health.set(serving=True)
         self._readiness.ready = True
         self.metrics.ready.set(1)
+
+    def _identity_keepers(
+        self,
+        keyring: Keyring,
+        backends: Mapping[str, Backend],
+        sources: Mapping[str, BearerSource],
+        issuers: Mapping[str, Issuer],
+        apis: Mapping[str, BackendApi],
+        jitter: random.Random,
+    ) -> _IdentityKeepers:
+        config, clock = self.config, self._clock
+        agents = AgentRegistrar(
+            store=self.store,
+            snapshots=self.snapshots,
+            registrar=self.registrar,
+            keyring=keyring,
+            apis=apis,
+            clock=clock,
+            metrics=self.metrics,
+            # An agent is registered and its first tasks are, under one claim.
+            lease_seconds=2 * config.limits.registration_lease_seconds,
+            jitter=jitter,
+        )
+        self._exits.push_async_callback(agents.close)
+        imports = ImportReader(apis, clock)
+        self._exits.push_async_callback(imports.close)
+        own_bearers = OwnBearers(keyring, issuers, clock)
+        enroller = Enroller(
+            store=self.store,
+            snapshots=self.snapshots,
+            registrar=self.registrar,
+            agents=agents,
+            imports=imports,
+            own_bearers=own_bearers,
+            keyring=keyring,
+            backends=backends,
+            bearer_sources=sources,
+            clock=clock,
+            token_bytes=secrets.token_bytes,
+        )
+        self._exits.push_async_callback(enroller.close)
+        rotator = Rotator(
+            store=self.store,
+            snapshots=self.snapshots,
+            registrar=self.registrar,
+            agents=agents,
+            keyring=keyring,
+            clock=clock,
+            token_bytes=secrets.token_bytes,
+        )
+        reauthenticator = Reauthenticator(
+            store=self.store,
+            snapshots=self.snapshots,
+            registrar=self.registrar,
+            imports=imports,
+            own_bearers=own_bearers,
+            keyring=keyring,
+            clock=clock,
+        )
+        self._exits.push_async_callback(reauthenticator.close)
+        return _IdentityKeepers(agents, enroller, rotator, reauthenticator)
 
     async def _bind(self) -> None:
         """Bind every listener; the problems of all of them are told together."""
@@ -369,36 +426,13 @@ class Application:
             self._exits.push_async_callback(issuer.close)
         return sources, issuers
 
-    def _mender(
-        self, keyring: Keyring, apis: Mapping[str, BackendApi], audit: AuditLog, jitter: random.Random
-    ) -> Mender:
-        agents = AgentRegistrar(
-            store=self.store,
-            snapshots=self.snapshots,
-            registrar=self.registrar,
-            keyring=keyring,
-            apis=apis,
-            clock=self._clock,
-            metrics=self.metrics,
-            lease_seconds=self.config.limits.registration_lease_seconds,
-            jitter=jitter,
-        )
-        self._exits.push_async_callback(agents.close)
-        rotator = Rotator(
-            store=self.store,
-            snapshots=self.snapshots,
-            registrar=self.registrar,
-            agents=agents,
-            keyring=keyring,
-            clock=self._clock,
-            token_bytes=secrets.token_bytes,
-        )
+    def _mender(self, identities: _IdentityKeepers, apis: Mapping[str, BackendApi], audit: AuditLog) -> Mender:
         mender = Mender(
             store=self.store,
             snapshots=self.snapshots,
             registrar=self.registrar,
-            rotator=rotator,
-            agents=agents,
+            rotator=identities.rotator,
+            agents=identities.agents,
             authorizer=self.authorizer,
             apis=apis,
             audit=audit,
@@ -602,6 +636,16 @@ async def _open_keyring(store: Store, path: Path, *, dev: bool) -> Keyring:
         raise StartupError(f"{path.parent}: holds {kind} database; give this broker a state directory of its own")
     raise StartupError(
         f"{path}: is not the key ring that the database was sealed with; restore the one from the database's backup"
+    )
+
+
+def _authorization_settings(config: Config) -> AuthorizationSettings:
+    default = config.broker.default_identity
+    return AuthorizationSettings(
+        default_identity=None if default is None else IdentityName(default),
+        grant_bootstrap=config.broker.grant_bootstrap,
+        max_lease=config.broker.max_lease_seconds,
+        max_staleness=config.broker.max_staleness_seconds,
     )
 
 

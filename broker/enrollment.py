@@ -1,29 +1,24 @@
 """
 How identities come, change and go: create, import, update, disable, enable, delete.
 
-Creating an agent: key made → intent stored (REGISTERING, with the sealed key) → key registered at the backend → ACTIVE.
-The key is in the store before the backend hears of it, so that no key the backend knows can be lost; a create that was
-cut off goes on with the same key, by itself and when its `request_id` comes again.
+Creating an agent: key made → intent stored (REGISTERING, with the sealed key) → key registered at the backend
+(`broker.agents`) → ACTIVE. A create that was cut off goes on with the same key, by itself and when its `request_id`
+comes again.
 """
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
-import json
-import random
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from broker import errors
-from broker.backend_api import BackendApi
+from broker.agents import AgentRegistrar
 from broker.backends import Backend
 from broker.bearer import BearerSource
 from broker.clock import Clock
-from broker.errors import BrokerError
-from broker.imports import Imported, ImportReader, ImportSource
+from broker.imports import Imported, ImportReader, ImportSource, agreed
 from broker.keyring import Keyring
 from broker.keys import SigningKey, derive_seed
 from broker.model import (
@@ -36,27 +31,21 @@ from broker.model import (
     Secret,
     StoredBearer,
 )
-from broker.outbound import OutboundFailure
 from broker.own_bearers import FileLogin, OwnBearer, OwnBearers, OwnLogin
 from broker.profiles import AgentAuth, upstream_key
-from broker.registration import Registrar, fresher_bearer, live_bearer
+from broker.registration import Registrar, live_bearer
+from broker.request_names import RequestNames
 from broker.snapshots import (
     IdentityView,
     Snapshots,
     open_private_key,
-    private_key_context,
+    seal_private_key,
     task_id_context,
 )
 from broker.store import Claimed, CreateRequest, KeepBearer, Store, TaskClaim
-from broker.telemetry import Metrics, logger
+from broker.telemetry import logger
 
 _LOG: Final = logger(__name__)
-
-REQUEST_MEMORY_SECONDS: Final = 24 * 3600.0
-REGISTRATION_SECONDS: Final = 50.0
-_FIRST_COOL_DOWN: Final = 1.0
-_LONGEST_COOL_DOWN: Final = 60.0
-_REFUSED_COOL_DOWN: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +54,13 @@ class NamedSource:
 
     name: str
 
+
+_REASONS: Final = {
+    IdentityState.REGISTERING: errors.RegistrationInProgressError.reason,
+    IdentityState.REJECTED: errors.IdentityRejectedError.reason,
+    IdentityState.REAUTH_REQUIRED: errors.ReauthRequiredError.reason,
+}
+"""What a state that outlives being disabled says of itself."""
 
 BearerChoice = OwnBearer | OwnLogin | FileLogin | NamedSource | None
 
@@ -101,13 +97,6 @@ class ImportOrder:
     expire_time: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _CoolDown:
-    until: float
-    seconds: float
-    reason: str
-
-
 class Enroller:
     """Makes, changes and ends identities."""
 
@@ -117,40 +106,33 @@ class Enroller:
         store: Store,
         snapshots: Snapshots,
         registrar: Registrar,
+        agents: AgentRegistrar,
+        imports: ImportReader,
         keyring: Keyring,
         backends: Mapping[str, Backend],
         bearer_sources: Mapping[str, BearerSource],
         own_bearers: OwnBearers,
-        apis: Mapping[str, BackendApi],
         clock: Clock,
-        metrics: Metrics,
         token_bytes: Callable[[int], bytes],
-        jitter: random.Random,
     ) -> None:
         self._store = store
         self._snapshots = snapshots
         self._registrar = registrar
+        self._agents = agents
         self._keyring = keyring
         self._backends = backends
         self._bearer_sources = bearer_sources
         self._own_bearers = own_bearers
-        self._apis = apis
         self._clock = clock
-        self._metrics = metrics
         self._token_bytes = token_bytes
-        self._jitter = jitter
-        self._fingerprint_key = keyring.derive_mac_key("create-request")
-        self._imports = ImportReader(apis, clock)
-        self._jobs: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
-        self._cool_downs: dict[IdentityId, _CoolDown] = {}
+        self._requests = RequestNames(keyring, clock)
+        self._imports = imports
+        self._writes: set[asyncio.Task[Identity]] = set()
 
     async def close(self) -> None:
-        """Give up what is under way; it goes on at the next start."""
-        for job in list(self._jobs.values()):
-            job.cancel()
-        if self._jobs:
-            await asyncio.wait(set(self._jobs.values()))
-        await self._imports.close()
+        """Let what was begun to be written come to its end."""
+        if self._writes:
+            await asyncio.wait(set(self._writes))
 
     # --- create -------------------------------------------------------------------------------------------------------
 
@@ -171,13 +153,13 @@ class Enroller:
             BrokerError: the registration's outcome.
         """
         backend = self._backend(order.backend)
-        request = self._request(order.request_id, order)
+        request = self._requests.of(order.request_id, order)
         identity = await self._store.remembered_identity(request)
         if identity is None:
             identity = await self._begin(order, backend, request)
         view = await self._publish(identity)
         if view.identity.state is IdentityState.REGISTERING:
-            view = await self._registered(view, wait_until)
+            view = await self._agents.finish(view, wait_until=wait_until)
         elif isinstance(order.bearer, OwnLogin):
             view = await self._with_bearer(view, wait_until)
         return view.identity
@@ -210,7 +192,7 @@ class Enroller:
             assertions_enabled=order.assertions_enabled,
             bearer_source=order.bearer.name if isinstance(order.bearer, NamedSource) else None,
             public_key=key.ssh_public_key if key else None,
-            sealed_private_key=self._seal_key(key, identity_id, 1) if key else None,
+            sealed_private_key=seal_private_key(self._keyring, key, identity_id, 1) if key else None,
             create_time=now,
             update_time=now,
             expire_time=order.expire_time,
@@ -252,122 +234,9 @@ class Enroller:
             return order.account_id, order.user_id
         owners = self._own_bearers.owners(bearer)
         return (
-            _same("account_id", order.account_id, owners.account_id),
-            _same("user_id", order.user_id, owners.user_id),
+            agreed("account_id", order.account_id, owners.account_id),
+            agreed("user_id", order.user_id, owners.user_id),
         )
-
-    # --- registering the agent ----------------------------------------------------------------------------------------
-
-    async def _registered(self, view: IdentityView, wait_until: float) -> IdentityView:
-        job = self._job(view)
-        await asyncio.wait({job}, timeout=max(0.0, wait_until - self._clock.monotonic()))
-        if not job.done():
-            raise errors.RegistrationInProgressError(retry_after=1.0)
-        error = job.result()
-        if error is not None:
-            raise type(error)(metadata=error.metadata, retry_after=error.retry_after, note=error.note) from error
-        return self._snapshots.view(view.identity.id) or view
-
-    def _job(self, view: IdentityView) -> asyncio.Task[BrokerError | None]:
-        identity_id = view.identity.id
-        job = self._jobs.get(identity_id)
-        if job is None:
-            job = asyncio.create_task(self._register_agent(view), name="register-agent")
-            self._jobs[identity_id] = job
-            job.add_done_callback(lambda _: self._jobs.pop(identity_id, None))
-        return job
-
-    async def _register_agent(self, view: IdentityView) -> BrokerError | None:
-        identity = view.identity
-        try:
-            runtime_id = await self._ask_backend(view)
-            active = await self._keep_agent(identity, runtime_id)
-        except errors.GenerationChangedError as error:
-            # An operator ended the registration meanwhile: what stands in the store holds, and nothing is tried again.
-            return error
-        except BrokerError as error:
-            self._cool_down(identity, error)
-            return error
-        except Exception as error:  # noqa: BLE001 - the job must end with an outcome for whoever waits
-            _LOG.error("agent_registration_crashed", identity=identity.name, exc_info=error)
-            defect = errors.InternalError()
-            self._cool_down(identity, defect)
-            return defect
-        self._cool_downs.pop(identity.id, None)
-        self._metrics.count(self._metrics.registrations, view.backend.name, "agent", "registered")
-        self._snapshots.publish_identity(active)
-        _LOG.info("agent_registered", identity=identity.name, backend=view.backend.name)
-        return None
-
-    async def _keep_agent(self, identity: Identity, runtime_id: str) -> Identity:
-        """
-        Write down what the backend answered; a setting that was changed meanwhile stays as it was changed.
-
-        Raises:
-            GenerationChangedError: the identity was disabled or deleted meanwhile.
-        """
-        while True:
-            registered = replace(
-                identity,
-                agent_runtime_id=runtime_id,
-                state=IdentityState.ACTIVE,
-                state_reason="",
-                update_time=self._clock.now(),
-            )
-            try:
-                return await self._store.write_identity(registered)
-            except errors.GenerationChangedError:
-                current = await self._store.identity(identity.id)
-                if current is None or current.generation != identity.generation:
-                    raise
-                if current.state is IdentityState.ACTIVE:
-                    return current  # another process was quicker
-                identity = current
-
-    async def _ask_backend(self, view: IdentityView) -> str:
-        identity, api = view.identity, self._apis[view.backend.name]
-        bearer = await live_bearer(view, self._clock)
-        deadline = self._clock.monotonic() + REGISTRATION_SECONDS
-        for last_try in (False, True):
-            try:
-                return await api.register_agent(
-                    public_key=identity.public_key or "",
-                    bearer=bearer.token,
-                    fedramp=identity.fedramp,
-                    deadline=deadline,
-                )
-            except OutboundFailure as failure:
-                # A 401 first costs one refresh of the bearer; only a refused fresh one refuses the identity.
-                fresh = None if last_try else await fresher_bearer(view, bearer, failure)
-                if fresh is None:
-                    raise failure.as_error() from failure
-                bearer = fresh
-        raise AssertionError  # pragma: no cover - the second try returns or raises
-
-    def _cool_down(self, identity: Identity, error: BrokerError) -> None:
-        self._metrics.count(self._metrics.registrations, identity.backend, "agent", error.reason)
-        _LOG.warning("agent_registration_failed", identity=identity.name, reason=error.reason, note=error.note)
-        before = self._cool_downs.get(identity.id)
-        if isinstance(error, errors.IdentityRejectedError):
-            seconds = _REFUSED_COOL_DOWN
-        else:
-            seconds = min(before.seconds * 2 if before else _FIRST_COOL_DOWN, _LONGEST_COOL_DOWN)
-        wait = max(seconds * self._jitter.uniform(0.5, 1.0), error.retry_after or 0.0)
-        self._cool_downs[identity.id] = _CoolDown(self._clock.monotonic() + wait, seconds, error.reason)
-
-    def resume(self) -> None:
-        """Go on with creates that were cut off or failed, where their time has come; does not wait for them."""
-        now = self._clock.monotonic()
-        for view in self._snapshots.views():
-            if view.identity.state is IdentityState.REGISTERING and view.trouble is None:
-                cool_down = self._cool_downs.get(view.identity.id)
-                if cool_down is None or cool_down.until <= now:
-                    self._job(view)
-
-    def retry_delay(self, identity_id: IdentityId) -> float | None:
-        """Return in how many seconds the registration of an agent is tried again; None when none waits."""
-        cool_down = self._cool_downs.get(identity_id)
-        return None if cool_down is None else max(0.0, cool_down.until - self._clock.monotonic())
 
     # --- import -------------------------------------------------------------------------------------------------------
 
@@ -384,7 +253,7 @@ class Enroller:
             BrokerError: the keys to verify a JWT with could not be had.
         """
         backend = self._backend(order.backend)
-        request = self._request(order.request_id, order)
+        request = self._requests.of(order.request_id, order)
         identity = await self._store.remembered_identity(request)
         if identity is None:
             issuer = order.bearer.source if isinstance(order.bearer, FileLogin) else None
@@ -404,8 +273,8 @@ class Enroller:
             raise errors.FieldInvalidError(violations={"bearer_source": "is not configured"})
         if order.mode is Mode.BEARER and not self._brings_bearer(bearer):
             raise errors.FieldInvalidError(violations={"bearer_source": "never has a bearer, which mode BEARER needs"})
-        _same("expected_account_id", order.expected_account_id, found.account_id, unknown_matches=False)
-        _same("expected_user_id", order.expected_user_id, found.user_id, unknown_matches=False)
+        agreed("expected_account_id", order.expected_account_id, found.account_id, unknown_matches=False)
+        agreed("expected_user_id", order.expected_user_id, found.user_id, unknown_matches=False)
         now = self._clock.now()
         identity_id = IdentityId(uuid.UUID(bytes=self._token_bytes(16), version=4).hex)
         key = found.key if order.mode is Mode.AGENT else None
@@ -425,7 +294,7 @@ class Enroller:
             bearer_source=bearer.name if isinstance(bearer, NamedSource) else None,
             agent_runtime_id=found.agent_runtime_id if key else None,
             public_key=key.ssh_public_key if key else None,
-            sealed_private_key=self._seal_key(key, identity_id, 1) if key else None,
+            sealed_private_key=seal_private_key(self._keyring, key, identity_id, 1) if key else None,
             create_time=now,
             update_time=now,
             expire_time=_earlier(order.expire_time, found.expire_time),
@@ -456,8 +325,8 @@ class Enroller:
             owners = self._own_bearers.owners(bearer)
             found = replace(
                 found,
-                account_id=_same("account_id", found.account_id, owners.account_id),
-                user_id=_same("user_id", found.user_id, owners.user_id),
+                account_id=agreed("account_id", found.account_id, owners.account_id),
+                user_id=agreed("user_id", found.user_id, owners.user_id),
             )
         return found, bearer or found.bearer
 
@@ -513,22 +382,29 @@ class Enroller:
         """Stop an identity; its generation is bumped, so that nothing made before is valid after enabling."""
         if identity.state is IdentityState.DISABLED:
             return identity
-        return await self._write(
-            self._next_generation(
-                replace(identity, state=IdentityState.DISABLED, state_reason=errors.IdentityRevokedError.reason)
-            )
+        disabled = replace(
+            identity,
+            state=IdentityState.DISABLED,
+            state_reason=errors.IdentityRevokedError.reason,
+            former_state=identity.state,
         )
+        return await self._write(self._next_generation(disabled))
 
     async def enable(self, identity: Identity) -> Identity:
-        """Let a disabled identity serve again, or go on being registered."""
+        """Let a disabled identity be again what it was: in use, being registered, rejected, or without a login."""
         if identity.state is not IdentityState.DISABLED:
             return identity
-        registered = identity.mode is Mode.BEARER or identity.agent_runtime_id is not None
+        state = identity.former_state or IdentityState.ACTIVE
+        if identity.mode is Mode.AGENT and identity.agent_runtime_id is None:
+            state = IdentityState.REGISTERING
+        elif state not in _REASONS:
+            state = IdentityState.ACTIVE  # a change of key that was under way came to nothing
         return await self._write(
             replace(
                 identity,
-                state=IdentityState.ACTIVE if registered else IdentityState.REGISTERING,
-                state_reason="" if registered else errors.RegistrationInProgressError.reason,
+                state=state,
+                state_reason=_REASONS.get(state, ""),
+                former_state=None,
                 update_time=self._clock.now(),
             )
         )
@@ -543,6 +419,7 @@ class Enroller:
                 state=IdentityState.DELETED,
                 state_reason=errors.IdentityRevokedError.reason,
                 sealed_private_key=None,
+                former_state=None,
                 bearer_source=None,
                 generation=identity.generation + 1,
                 update_time=self._clock.now(),
@@ -555,15 +432,22 @@ class Enroller:
         generation = identity.generation + 1
         if sealed is not None:
             try:
-                sealed = self._seal_key(open_private_key(self._keyring, identity), identity.id, generation)
+                key = open_private_key(self._keyring, identity)
+                sealed = seal_private_key(self._keyring, key, identity.id, generation)
             except errors.RowCorruptError as error:
                 _LOG.error("identity_key_unusable", identity=identity.name, note=error.note)
         return replace(identity, generation=generation, sealed_private_key=sealed, update_time=self._clock.now())
 
     async def _write(self, identity: Identity, *, bearer: KeepBearer | None = KeepBearer.KEEP) -> Identity:
+        """Write a change, and make it hold in memory even if whoever asked for it has gone meanwhile."""
+        write = asyncio.create_task(self._write_through(identity, bearer), name="write-identity")
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        return await asyncio.shield(write)
+
+    async def _write_through(self, identity: Identity, bearer: KeepBearer | None) -> Identity:
         written = await self._store.write_identity(identity, bearer=bearer)
         self._registrar.forget_troubles(identity.id)
-        self._cool_downs.pop(identity.id, None)
         return (await self._publish(written)).identity
 
     # --- helpers ------------------------------------------------------------------------------------------------------
@@ -581,41 +465,10 @@ class Enroller:
             raise errors.FieldInvalidError(violations={"backend": f"is not configured; configured: {known}"})
         return backend
 
-    def _seal_key(self, key: SigningKey, identity_id: IdentityId, generation: int) -> bytes:
-        return self._keyring.seal(key.to_pkcs8_der(), context=private_key_context(identity_id, generation))
-
     def _seal_bearer(self, identity_id: IdentityId, bearer: BearerChoice) -> StoredBearer | None:
         if not isinstance(bearer, OwnBearer | OwnLogin):
             return None
         return self._own_bearers.sealed(bearer, identity_id, pair=1)
-
-    def _request(self, request_id: str, order: CreateOrder | ImportOrder) -> CreateRequest:
-        """Name a request by id and a keyed digest of its content, secrets included."""
-        now = self._clock.now()
-        content = json.dumps(_plain(order), sort_keys=True).encode()
-        return CreateRequest(
-            request_id=request_id,
-            fingerprint=hmac.digest(self._fingerprint_key, content, hashlib.sha256),
-            now=now,
-            remember_until=now + REQUEST_MEMORY_SECONDS,
-        )
-
-
-def _plain(value: object) -> object:
-    """Turn an order into JSON, secrets revealed: only for the keyed digest."""
-    if isinstance(value, Secret):
-        return value.reveal()
-    fields = getattr(type(value), "__dataclass_fields__", None)
-    if fields is None:
-        return value
-    return {"type": type(value).__name__, **{name: _plain(getattr(value, name)) for name in fields}}
-
-
-def _same(name: str, stated: str | None, found: str | None, *, unknown_matches: bool = True) -> str | None:
-    """Return the one of two statements that is there, after checking that they do not contradict each other."""
-    if stated is not None and stated != found and not (found is None and unknown_matches):
-        raise errors.AccountMismatchError(metadata={"field": name})
-    return stated or found
 
 
 def _earlier(first: float | None, second: float | None) -> float | None:

@@ -114,7 +114,7 @@ class OwnBearers:
                 raise errors.ReauthRequiredError(note="the token that was given has expired")
             return bearer
         issuer = self.issuer(bearer.source)
-        if bearer.access_token is not None and self._lives(bearer.access_token, bearer.expire_time):
+        if bearer.access_token is not None and self._surely_lives(bearer.access_token, bearer.expire_time):
             return bearer
         try:
             answer = await issuer.grant.refresh(bearer.refresh_token)
@@ -163,8 +163,14 @@ class OwnBearers:
         )
 
     def _lives(self, token: Secret, expire_time: float | None) -> bool:
+        """Say whether a token is good now; one of which nobody says when it ends is."""
         end = expire_time if expire_time is not None else unverified_expire_time(token)
         return end is None or self._clock.now() < end - EXPIRY_MARGIN_SECONDS
+
+    def _surely_lives(self, token: Secret, expire_time: float | None) -> bool:
+        """Say whether an access token is good now, and is said to be: it could be refreshed instead."""
+        said = expire_time is not None or unverified_expire_time(token) is not None
+        return said and self._lives(token, expire_time)
 
 
 def _one(field: str, said: list[str | None]) -> str | None:

@@ -221,7 +221,7 @@ class Registrar:
         return task
 
     def _publish(self, order: _Order, task: Task) -> None:
-        """Have calls answered with a task; one for an agent to come stays out of sight, since it may come to nothing."""
+        """Have calls answered with a task; one for an agent to come stays out of sight, as that may come to nothing."""
         if order.ahead is None:
             self._snapshots.publish_task(task)
 

@@ -8,14 +8,22 @@ and the store learns nothing of either.
 import hashlib
 import hmac
 import json
+from dataclasses import dataclass
 from typing import Final
 
 from broker.clock import Clock
 from broker.keyring import Keyring
-from broker.model import Secret
+from broker.model import IdentityName, Secret
 from broker.store import CreateRequest
 
 REQUEST_MEMORY_SECONDS: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """The content of every request for a change of an identity's key."""
+
+    name: IdentityName
 
 
 class RequestNames:

@@ -7,7 +7,6 @@ What carries the change through, here or in another process, stands in `broker.a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from broker import errors
@@ -15,19 +14,14 @@ from broker.agents import AgentRegistrar
 from broker.clock import Clock
 from broker.keyring import Keyring
 from broker.keys import SigningKey, derive_seed
-from broker.model import Identity, IdentityName, IdentityState, Mode, Origin
+from broker.model import Identity, IdentityState, Mode, Origin
 from broker.profiles import AgentAuth
 from broker.registration import Registrar, live_bearer
-from broker.request_names import RequestNames
+from broker.request_names import KeyChange, RequestNames
 from broker.snapshots import IdentityView, Snapshots, seal_private_key
-from broker.store import CreateRequest, NewKey, Store
+from broker.store import NewKey, Store
 
 _NOT_LEASED: Final = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _RotationOrder:
-    name: IdentityName
 
 
 class Rotator:
@@ -78,12 +72,12 @@ class Rotator:
             GenerationChangedError: the identity is not as expected, or changed meanwhile.
             BrokerError: what is in the way now; the broker tries again by itself.
         """
-        request = self._requests.of(request_id, _RotationOrder(identity.name))
+        request = self._requests.of(request_id, KeyChange(identity.name))
         begun = await self._store.remembered_identity(request)
         if begun is None:
             if not is_expected:
                 raise errors.GenerationChangedError
-            return (await self._change_key(self._snapshots.publish_identity(identity), request, wait_until)).identity
+            return (await self._change_key(self._snapshots.publish_identity(identity), request_id, wait_until)).identity
         view = self._snapshots.publish_identity(begun)
         if await self._store.pending_agent(begun.id) is not None:
             view = await self._agents.finish(view, wait_until=wait_until)
@@ -97,17 +91,18 @@ class Rotator:
         """
         return await self._change_key(view, None, wait_until)
 
-    async def _change_key(self, view: IdentityView, request: CreateRequest | None, wait_until: float) -> IdentityView:
+    async def _change_key(self, view: IdentityView, request_id: str | None, wait_until: float) -> IdentityView:
         self._require_able(view)
         # What registers the new key is there before anything is begun that would have to be undone.
         await live_bearer(view, self._clock)
         identity = view.identity
         generation = identity.generation + 1
         key = SigningKey.from_seed(derive_seed(self._token_bytes(64)))
+        request = None if request_id is None else self._requests.of(request_id, KeyChange(identity.name))
         begun = await self._store.claim_agent(
             identity.id,
             generation=identity.generation,
-            now=self._clock.now(),
+            now=self._clock.now() if request is None else request.now,
             # Begun here, and claimed by the job that carries it through.
             lease_seconds=_NOT_LEASED,
             new_key=NewKey(

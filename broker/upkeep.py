@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from broker import errors
+from broker.agents import AgentRegistrar
 from broker.audit import AuditLog
 from broker.authorization import Authorizer
 from broker.bearer import BearerSource, Phase
 from broker.bearer.file import FileSource
 from broker.clock import Clock
-from broker.enrollment import Enroller
 from broker.errors import BrokerError
 from broker.lifetimes import Lifetimes
 from broker.model import IdentityId, IdentityState, Mode, TaskState
@@ -47,7 +47,7 @@ class Upkeep:
         *,
         snapshots: Snapshots,
         registrar: Registrar,
-        enroller: Enroller,
+        agents: AgentRegistrar,
         lifetimes: Lifetimes,
         authorizer: Authorizer,
         bearer_sources: Mapping[str, BearerSource],
@@ -58,7 +58,7 @@ class Upkeep:
     ) -> None:
         self._snapshots = snapshots
         self._registrar = registrar
-        self._enroller = enroller
+        self._agents = agents
         self._lifetimes = lifetimes
         self._authorizer = authorizer
         self._files = {name: source for name, source in bearer_sources.items() if isinstance(source, FileSource)}
@@ -128,7 +128,7 @@ class Upkeep:
         await self._snapshots.follow()
 
     async def _resume(self) -> None:
-        self._enroller.resume()
+        self._agents.resume()
 
     async def _prewarm(self) -> None:
         """Have the background task of every agent live before it is needed; a failure is tried again when it may."""

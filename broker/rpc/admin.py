@@ -9,6 +9,7 @@ from credentialbroker.v1 import credential_broker_pb2 as caller_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker import __version__, errors
+from broker.agents import AgentRegistrar
 from broker.audit import AuditLog
 from broker.auth_json import IdentityJwt
 from broker.authorization import STALE_AFTER_SECONDS, Authorizer
@@ -18,7 +19,9 @@ from broker.enrollment import BearerChoice, CreateOrder, Enroller, ImportOrder, 
 from broker.imports import BareKey
 from broker.model import Identity, IdentityState, Mode, Secret, Task, TaskState
 from broker.own_bearers import FileLogin, OwnBearer, OwnLogin
+from broker.reauthentication import Credential, Reauthenticator
 from broker.registration import ANSWER_MARGIN_SECONDS
+from broker.rotation import Rotator
 from broker.rpc import fields, messages
 from broker.rpc.interceptors import Context, Gate, current_call
 from broker.rpc.pages import PageTokens
@@ -52,6 +55,9 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         store: Store,
         snapshots: Snapshots,
         enroller: Enroller,
+        rotator: Rotator,
+        reauthenticator: Reauthenticator,
+        agents: AgentRegistrar,
         tasks: TaskKeeper,
         authorizer: Authorizer,
         audit: AuditLog,
@@ -63,6 +69,9 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         self._store = store
         self._snapshots = snapshots
         self._enroller = enroller
+        self._rotator = rotator
+        self._reauthenticator = reauthenticator
+        self._agents = agents
         self._tasks = tasks
         self._authorizer = authorizer
         self._audit = audit
@@ -191,6 +200,37 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         self._record("delete_identity", identity.name, request.comment)
         return pb2.DeleteIdentityResponse(identity=self._pack(await self._enroller.delete(identity)))
 
+    # --- keys and logins ----------------------------------------------------------------------------------------------
+
+    async def RotateIdentityKey(
+        self, request: pb2.RotateIdentityKeyRequest, context: Context
+    ) -> pb2.RotateIdentityKeyResponse:
+        """Give an identity a new key."""
+        request_id = fields.request_id(request.request_id)
+        identity = await self._named(request.name)
+        self._record("rotate_identity_key", identity.name, request.comment)
+        rotated = await self._rotator.rotate(
+            identity, request_id, is_expected=_is_expected(identity, request.etag), wait_until=self._wait_until()
+        )
+        return pb2.RotateIdentityKeyResponse(identity=self._pack(rotated))
+
+    async def ReauthenticateIdentity(
+        self, request: pb2.ReauthenticateIdentityRequest, context: Context
+    ) -> pb2.ReauthenticateIdentityResponse:
+        """Give an identity a new login."""
+        request_id = fields.request_id(request.request_id)
+        credential = _credential(request, self._clock.now())
+        identity = await self._named(request.name)
+        self._record("reauthenticate_identity", identity.name, request.comment)
+        changed = await self._reauthenticator.reauthenticate(
+            identity,
+            request_id,
+            credential,
+            is_expected=_is_expected(identity, request.etag),
+            wait_until=self._wait_until(),
+        )
+        return pb2.ReauthenticateIdentityResponse(identity=self._pack(changed))
+
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     async def GetTask(self, request: pb2.GetTaskRequest, context: Context) -> pb2.GetTaskResponse:
@@ -278,7 +318,7 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         counts = self._snapshots.active_task_counts()
         for view in views[:_MOST_SUMMARIES]:
             identity = view.identity
-            delay = self._enroller.retry_delay(identity.id)
+            delay = self._agents.retry_delay(identity)
             yield pb2.IdentitySummary(
                 name=identity.name,
                 backend=identity.backend,
@@ -291,18 +331,6 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
             )
 
     # --- not built yet ------------------------------------------------------------------------------------------------
-
-    async def RotateIdentityKey(
-        self, request: pb2.RotateIdentityKeyRequest, context: Context
-    ) -> pb2.RotateIdentityKeyResponse:
-        """Not built yet."""
-        raise errors.NotBuiltError
-
-    async def ReauthenticateIdentity(
-        self, request: pb2.ReauthenticateIdentityRequest, context: Context
-    ) -> pb2.ReauthenticateIdentityResponse:
-        """Not built yet."""
-        raise errors.NotBuiltError
 
     async def RewrapSecrets(self, request: pb2.RewrapSecretsRequest, context: Context) -> pb2.RewrapSecretsResponse:
         """Not built yet."""
@@ -333,7 +361,7 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         identity = await self._store.identity_named(fields.identity_name(name))
         if identity is None:
             raise errors.IdentityNotFoundError(metadata={"resource_type": "identity", "resource_name": name})
-        if etag and etag != messages.identity_etag(identity):
+        if not _is_expected(identity, etag):
             raise errors.GenerationChangedError
         return identity
 
@@ -397,8 +425,7 @@ def _bearer_choice(request: pb2.CreateIdentityRequest | pb2.ImportIdentityReques
         case "bearer_source":
             return NamedSource(fields.identity_name(request.bearer_source, "bearer_source"))
         case "static_bearer":
-            own = request.static_bearer
-            return OwnBearer(fields.token(own.token, "static_bearer.token"), _optional_time(own, "expire_time", now))
+            return _static_bearer(request.static_bearer, now)
         case "oauth_bearer":
             return _login(request.oauth_bearer, now)
         case None:
@@ -426,15 +453,47 @@ def _login(given: pb2.OauthBearer, now: float) -> OwnLogin | FileLogin:
     return FileLogin(source)
 
 
+def _is_expected(identity: Identity, etag: str) -> bool:
+    """Say whether an identity is the version that an operator looked at; without an etag it always is."""
+    return not etag or etag == messages.identity_etag(identity)
+
+
+def _credential(request: pb2.ReauthenticateIdentityRequest, now: float) -> Credential:
+    match request.WhichOneof("credential"):
+        case "static_bearer":
+            return _static_bearer(request.static_bearer, now)
+        case "oauth_bearer":
+            login = _login(request.oauth_bearer, now)
+            if isinstance(login, FileLogin):
+                raise errors.FieldInvalidError(violations={"oauth_bearer.refresh_token": "is required"})
+            return login
+        case "auth_json":
+            return _auth_json(request.auth_json)
+        case "identity_jwt":
+            return IdentityJwt(fields.token(request.identity_jwt, "identity_jwt"))
+        case None:
+            raise errors.FieldInvalidError(
+                violations={"credential": "is required: static_bearer, oauth_bearer, auth_json or identity_jwt"}
+            )
+
+
+def _static_bearer(own: pb2.StaticBearer, now: float) -> OwnBearer:
+    return OwnBearer(fields.token(own.token, "static_bearer.token"), _optional_time(own, "expire_time", now))
+
+
+def _auth_json(content: bytes) -> Secret:
+    if len(content) > LARGEST_AUTH_JSON_BYTES:
+        raise errors.ImportInvalidError(violations={"auth_json": "is larger than 32 KiB"})
+    try:
+        return Secret(content.decode())
+    except UnicodeDecodeError:
+        raise errors.ImportInvalidError(violations={"auth_json": "is not UTF-8"}) from None
+
+
 def _import_source(request: pb2.ImportIdentityRequest) -> Secret | IdentityJwt | BareKey:
     match request.WhichOneof("source"):
         case "auth_json":
-            if len(request.auth_json) > LARGEST_AUTH_JSON_BYTES:
-                raise errors.ImportInvalidError(violations={"auth_json": "is larger than 32 KiB"})
-            try:
-                return Secret(request.auth_json.decode())
-            except UnicodeDecodeError:
-                raise errors.ImportInvalidError(violations={"auth_json": "is not UTF-8"}) from None
+            return _auth_json(request.auth_json)
         case "identity_jwt":
             return IdentityJwt(fields.token(request.identity_jwt, "identity_jwt"))
         case "bare_key":

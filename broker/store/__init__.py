@@ -457,11 +457,14 @@ class Store(Protocol):
         """Give the claim back for another try, by whichever process; not an error when it is gone."""
         ...
 
-    async def abandon_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
+    async def abandon_agent(
+        self, held: PendingAgent, *, now: float, fingerprint: bytes | None = None
+    ) -> Identity | None:
         """
         Undo a change of key: the pending agent and the tasks registered for it go, ROTATING becomes ACTIVE.
 
-        None when the claim was taken over or there is none any more.
+        The requests of the content `fingerprint` that asked for it are forgotten: repeated, they ask anew. None when
+        the claim was taken over or there is none any more.
         """
         ...
 

@@ -128,11 +128,14 @@ def release(tx: WriteTransaction, held: PendingAgent, *, now: float) -> None:
         _write(tx, replace(current, lease_expire_time=None, update_time=now))
 
 
-def abandon(tx: WriteTransaction, held: PendingAgent, *, now: float) -> Identity | None:
-    """Undo a change of key; None when the claim is lost."""
+def abandon(tx: WriteTransaction, held: PendingAgent, *, now: float, fingerprint: bytes | None) -> Identity | None:
+    """Undo a change of key, and forget who asked for it; None when the claim is lost."""
     identity = identities.by_id(tx.connection, held.identity_id)
-    if identity is None or _held(tx, held) is None:
+    current = _held(tx, held)
+    if identity is None or current is None:
         return None
+    if fingerprint is not None:
+        identities.forget_requests(tx, identity.id, fingerprint, since=current.create_time)
     forget(tx, identity.id, former_generation=identity.generation, now=now)
     if identity.state is not IdentityState.ROTATING:
         return identity

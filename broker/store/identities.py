@@ -80,6 +80,17 @@ def remember(tx: WriteTransaction, request: CreateRequest, identity_id: Identity
     )
 
 
+def forget_requests(tx: WriteTransaction, identity_id: IdentityId, fingerprint: bytes, *, since: float) -> None:
+    """Forget the requests of one content that an identity was asked for since a time."""
+    tx.execute(
+        delete(_requests).where(
+            _requests.c.identity_id == identity_id,
+            _requests.c.fingerprint == fingerprint,
+            _requests.c.create_time >= since,
+        )
+    )
+
+
 def rewrite(tx: WriteTransaction, identity: Identity) -> Identity:
     """Write an identity whose version was compared in this transaction, with that bumped."""
     written = replace(identity, version=identity.version + 1)

@@ -281,9 +281,11 @@ class SqlStore:
         """Give the claim back for another try."""
         await self._write(lambda tx: agents.release(tx, held, now=now))
 
-    async def abandon_agent(self, held: PendingAgent, *, now: float) -> Identity | None:
+    async def abandon_agent(
+        self, held: PendingAgent, *, now: float, fingerprint: bytes | None = None
+    ) -> Identity | None:
         """Undo a change of key."""
-        return await self._write(lambda tx: agents.abandon(tx, held, now=now))
+        return await self._write(lambda tx: agents.abandon(tx, held, now=now, fingerprint=fingerprint))
 
     # --- rejections --------------------------------------------------------------------------------------------------
 

@@ -43,8 +43,8 @@ async def refusal(shop: Workshop) -> BrokerError:
 
 async def resumed(shop: Workshop) -> None:
     """Let whatever registrations may be tried now come to their end."""
-    shop.enroller.resume()
-    await asyncio.gather(*shop.enroller._jobs.values())
+    shop.agents.resume()
+    await asyncio.gather(*shop.agents._jobs.values())
 
 
 async def test_the_key_is_in_the_store_before_it_is_announced(shop: Workshop) -> None:
@@ -88,10 +88,9 @@ async def test_waits_between_tries(shop: Workshop, kind: FailureKind, seconds: l
     """Transient failures double the wait up to a minute, a refusal waits five; before its time nobody is asked."""
     shop.api.agents.append(failure(kind))
     await refusal(shop)
-    identity = await row(shop)
     for number, longest in enumerate(seconds, start=1):
         assert shop.api.count("agent") == number
-        delay = shop.enroller.retry_delay(identity.id)
+        delay = shop.agents.retry_delay(await row(shop))
         assert delay is not None
         assert longest / 2 <= delay <= longest
         shop.clock.pass_(delay - 0.01)
@@ -105,7 +104,7 @@ async def test_retry_after_is_honoured(shop: Workshop) -> None:
     """A wait that the backend names is kept, and shown to operators."""
     shop.api.agents.append(failure(FailureKind.THROTTLED, retry_after=500.0))
     assert (await refusal(shop)).retry_after == 500.0
-    assert shop.enroller.retry_delay((await row(shop)).id) == 500.0
+    assert shop.agents.retry_delay(await row(shop)) == 500.0
 
 
 async def test_a_defect_is_not_repeated_at_once(shop: Workshop) -> None:
@@ -114,18 +113,6 @@ async def test_a_defect_is_not_repeated_at_once(shop: Workshop) -> None:
     assert isinstance(await refusal(shop), errors.InternalError)
     await resumed(shop)
     assert shop.api.count("agent") == 1
-
-
-async def test_the_store_away_when_the_backend_has_answered(shop: Workshop) -> None:
-    """The answer that could not be written down is asked for again, with the same key."""
-    shop.api.agents += ["runtime-1", "runtime-2"]
-    shop.store.fail("write_identity")
-    assert isinstance(await refusal(shop), errors.StoreDownError)
-    assert (await row(shop)).state is IdentityState.REGISTERING
-    shop.clock.pass_(2)
-    await resumed(shop)
-    assert (await row(shop)).agent_runtime_id == "runtime-2"
-    assert len({request["public_key"] for _, request in shop.api.asked}) == 1
 
 
 async def test_the_store_away_before_the_intent(shop: Workshop) -> None:
@@ -168,7 +155,7 @@ async def test_closing_in_the_midst_leaves_what_is_resumed(shop: Workshop) -> No
     shop.api.agents += [hang, "runtime-1"]
     waiting = asyncio.create_task(shop.create())
     await asked.wait()
-    await shop.enroller.close()
+    await shop.agents.close()
     await asyncio.gather(waiting, return_exceptions=True)
     assert (await row(shop)).state is IdentityState.REGISTERING
     await resumed(shop)

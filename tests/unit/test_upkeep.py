@@ -42,7 +42,7 @@ def upkeep(shop: Workshop, folder: Path, **changes: Any) -> Upkeep:
     fields: dict[str, Any] = {
         "snapshots": shop.snapshots,
         "registrar": shop.registrar,
-        "enroller": shop.enroller,
+        "agents": shop.agents,
         "lifetimes": shop.lifetimes,
         "authorizer": Users(),
         "refresh_recent_seconds": 3600.0,
@@ -191,7 +191,7 @@ async def test_loops_outlive_every_failure(shop: Workshop, tmp_path: Path, capsy
         if defects >= 0:
             raise ZeroDivisionError
 
-    shop.enroller.resume = resume  # type: ignore[method-assign]
+    shop.agents.resume = resume  # type: ignore[method-assign]
     keeper.start()
     before = shop.store.calls["has_changed"]
     await turns(lambda: shop.store.calls["has_changed"] > before + 5 and defects < -2)

@@ -1,0 +1,430 @@
+"""RotateIdentityKey of a whole broker: proven before the switch, undone when refused, gone on with when cut off."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
+from credentialbroker.v1 import broker_admin_pb2_grpc, credential_broker_pb2_grpc
+from credentialbroker.v1 import credential_broker_pb2 as pb2
+
+from broker.app import KEYRING_FILE
+from broker.emulator import EmulatorServer
+from broker.emulator.faults import Action, FaultRule
+from broker.emulator.routing import Operation
+from broker.errors import RowCorruptError
+from broker.keyring import Keyring
+from broker.model import Identity, IdentityName
+from broker.snapshots import open_private_key
+from tests.bench.processes import Server
+from tests.bench.rotation import observe_rotation
+from tests.support.assertions import assertion_of
+from tests.support.broker_process import backend_section
+from tests.support.brokers import Broker, eventually, guarded_channel, refused, running_broker, running_emulator
+
+PROFILES = ("codex-2026-04", "codex-2026-05", "codex-2026-08")
+ROTATING, ACTIVE = admin_pb2.IDENTITY_STATE_ROTATING, admin_pb2.IDENTITY_STATE_ACTIVE
+
+
+@contextlib.asynccontextmanager
+async def agent(folder: Path, profile: str = "codex-2026-08") -> AsyncIterator[tuple[Broker, admin_pb2.Identity]]:
+    """Run a broker that has an agent, with an emulator behind it."""
+    async with (
+        running_emulator(profile=profile) as emulator,
+        running_broker(folder, emulator, backends=backend_section(profile, emulator.url)) as broker,
+    ):
+        yield broker, await broker.create_agent()
+
+
+async def rotate(
+    broker: Broker, request_id: str = "rotate-1", *, name: str = "agent", timeout: float = 20.0, **fields: Any
+) -> admin_pb2.Identity:
+    """Call RotateIdentityKey."""
+    request = admin_pb2.RotateIdentityKeyRequest(request_id=request_id, name=name, **fields)
+    return (await broker.admin.RotateIdentityKey(request, timeout=timeout)).identity
+
+
+async def shown(broker: Broker, name: str = "agent") -> admin_pb2.Identity:
+    """Return an identity as operators see it."""
+    return (await broker.admin.GetIdentity(admin_pb2.GetIdentityRequest(name=name))).identity
+
+
+async def accepted(broker: Broker, authorization: pb2.Authorization) -> bool:
+    """Say whether the emulator takes the headers of an authorization."""
+    return (await broker.sees(authorization)).status_code == 200
+
+
+def fault(broker: Broker, action: Action, operation: Operation, **more: Any) -> str:
+    """Let an operation of the emulator fail until further notice, and return the fault's id."""
+    more.setdefault("count", None)
+    return broker.emulator.backend.faults.add(FaultRule(action=action, operation=operation, **more)).rule_id
+
+
+def keys_known(emulator: EmulatorServer) -> list[str]:
+    """Return the public key of every agent the emulator registered, in order."""
+    return [known["public_key"] for known in emulator.backend.registry.agents_json()]
+
+
+# --- the change itself ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_new_agent_takes_the_place_of_the_old_one(tmp_path: Path, profile: str) -> None:
+    """Key, runtime id and generation change; what was signed before is still accepted; no caller waits for a task."""
+    async with agent(tmp_path, profile) as (broker, before):
+        threads = [f"thread-{number}" for number in range(4)]
+        old = [await broker.authorize(thread_id=thread) for thread in threads]
+        after = await rotate(broker)
+        assert (after.state, after.generation) == (ACTIVE, before.generation + 1)
+        assert after.public_key != before.public_key
+        assert after.agent_runtime_id != before.agent_runtime_id
+        assert keys_known(broker.emulator) == [before.public_key, after.public_key]
+        registered = broker.registrations()
+        new = [await broker.authorize(thread_id=thread) for thread in threads]
+        new.append(await broker.authorize("control_plane.analytics"))
+        assert broker.registrations() == registered
+        for authorization in (*old, *new):
+            assert await accepted(broker, authorization)
+        for authorization in new:
+            assert assertion_of(authorization).is_signed_by(after.public_key)
+            assert assertion_of(authorization).agent_runtime_id == after.agent_runtime_id
+        tags = {authorization.connection_tag for authorization in old}
+        assert tags.isdisjoint(authorization.connection_tag for authorization in new)
+
+
+async def test_threads_out_of_use_follow_on_their_next_use(tmp_path: Path) -> None:
+    """A task that no call asked for since the start is not registered ahead, and is registered when one does."""
+    async with running_emulator(profile="codex-2026-05") as emulator:
+        backends = backend_section("codex-2026-05", emulator.url)
+        async with running_broker(tmp_path, emulator, backends=backends) as broker:
+            await broker.create_agent()
+            await broker.authorize(thread_id="thread-1")
+        sections: dict[str, Any] = {"backends": backends, "limits": {"cached_threads": 1000}}
+        async with running_broker(tmp_path, emulator, **sections) as broker:
+            await rotate(broker)
+            authorization = await broker.authorize(thread_id="thread-1")
+            assert await accepted(broker, authorization)
+            assert assertion_of(authorization).is_signed_by((await shown(broker)).public_key)
+
+
+async def test_the_old_key_is_erased(tmp_path: Path) -> None:
+    """After the switch the row holds the new key only, sealed to the new generation, and nothing is on its way."""
+    async with agent(tmp_path) as (broker, before):
+        sealed = (await row(broker)).sealed_private_key
+        await rotate(broker)
+        after = await row(broker)
+        assert await broker.app.store.pending_agent(after.id) is None
+    keyring = Keyring.load_or_create(tmp_path / KEYRING_FILE, may_create=False)
+    assert open_private_key(keyring, after).ssh_public_key == after.public_key != before.public_key
+    with pytest.raises(RowCorruptError):
+        open_private_key(keyring, dataclasses.replace(after, sealed_private_key=sealed))
+
+
+async def row(broker: Broker, name: str = "agent") -> Identity:
+    """Return an identity as it stands in the store."""
+    found = await broker.app.store.identity_named(IdentityName(name))
+    assert found is not None
+    return found
+
+
+async def test_it_serves_with_the_old_key_until_the_new_one_is_proven(tmp_path: Path) -> None:
+    """While the backend keeps the new agent's first task waiting, calls are answered with the old pair."""
+    async with agent(tmp_path, "codex-2026-05") as (broker, before):
+        await broker.authorize(thread_id="thread-1")
+        hanging = fault(broker, Action.HANG, Operation.TASK_REGISTER)
+        rotation = asyncio.create_task(rotate(broker))
+        await eventually(lambda: broker.registrations("agent_register") == 2)
+        await eventually(lambda: len(broker.emulator.backend.registry.agents_json()) == 2)
+        meanwhile = await shown(broker)
+        assert (meanwhile.state, meanwhile.public_key) == (ROTATING, before.public_key)
+        authorization = await broker.authorize(thread_id="thread-1")
+        assert assertion_of(authorization).is_signed_by(before.public_key)
+        assert await accepted(broker, authorization)
+        broker.emulator.backend.faults.remove(hanging)
+        after = await rotation
+        authorization = await broker.authorize(thread_id="thread-1")
+        assert assertion_of(authorization).is_signed_by(after.public_key)
+        assert await accepted(broker, authorization)
+
+
+async def test_repeating_a_request_changes_nothing_more(tmp_path: Path) -> None:
+    """The same request id brings the same identity; with other content it is refused; another id is another change."""
+    async with agent(tmp_path) as (broker, _):
+        await broker.create_agent("other")
+        first = await rotate(broker)
+        assert await rotate(broker) == first
+        assert (await refused(rotate(broker, name="other"))).reason == "REQUEST_ID_REUSED"
+        second = await rotate(broker, "rotate-2")
+        assert second.generation == first.generation + 1
+        assert broker.registrations("agent_register") == 4
+
+
+async def test_a_caller_who_gave_up_goes_on_by_the_request_id(tmp_path: Path) -> None:
+    """The call ends in time with REGISTRATION_IN_PROGRESS; repeated it waits for the same key."""
+    async with agent(tmp_path) as (broker, before):
+        hanging = fault(broker, Action.HANG, Operation.AGENT_REGISTER)
+        refusal = await refused(rotate(broker, timeout=0.5))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "REGISTRATION_IN_PROGRESS")
+        pending = await broker.app.store.pending_agent((await row(broker)).id)
+        assert pending is not None
+        broker.emulator.backend.faults.remove(hanging)
+        after = await rotate(broker)
+        assert after.public_key == pending.public_key
+        assert keys_known(broker.emulator) == [before.public_key, after.public_key]
+
+
+async def test_two_brokers_at_once_make_one_new_agent(tmp_path: Path) -> None:
+    """Operators who ask two brokers of one database at once get one new agent, and both are told of it."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as one:
+        before = await one.create_agent()
+        async with running_broker(tmp_path, emulator) as other:
+            hanging = fault(one, Action.HANG, Operation.AGENT_REGISTER)
+            rotations = [asyncio.create_task(rotate(broker, f"r-{n}")) for n, broker in enumerate((one, other))]
+            await eventually(lambda: one.registrations("agent_register") == 2)
+            for broker in (one, other):
+                await eventually(
+                    lambda broker=broker: broker.app.snapshots.views()[0].identity.state.value == "ROTATING"
+                )
+            emulator.backend.faults.remove(hanging)
+            first, second = await asyncio.gather(*rotations)
+            assert first == second
+            assert keys_known(emulator) == [before.public_key, first.public_key]
+            for broker in (one, other):
+                authorization = await broker.authorize(thread_id="thread-1")
+                assert assertion_of(authorization).is_signed_by(first.public_key)
+                assert await accepted(broker, authorization)
+
+
+# --- refused, away, overtaken -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", [Operation.AGENT_REGISTER, Operation.TASK_REGISTER])
+async def test_a_refused_agent_leaves_the_old_one(tmp_path: Path, operation: Operation) -> None:
+    """A 4xx at either registration undoes the change: the old pair goes on, and the same request tries anew."""
+    async with agent(tmp_path) as (broker, before):
+        held = await broker.authorize(thread_id="thread-1")
+        refusing = fault(broker, Action.STATUS, operation, status=403)
+        refusal = await refused(rotate(broker))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "IDENTITY_REJECTED")
+        restored = await shown(broker)
+        assert (restored.state, restored.generation) == (ACTIVE, before.generation)
+        assert (restored.public_key, restored.agent_runtime_id) == (before.public_key, before.agent_runtime_id)
+        authorization = await broker.authorize(thread_id="thread-1")
+        assert authorization.connection_tag == held.connection_tag
+        assert await accepted(broker, authorization)
+        broker.emulator.backend.faults.remove(refusing)
+        after = await rotate(broker)
+        assert after.generation == before.generation + 1
+        assert await accepted(broker, await broker.authorize(thread_id="thread-1"))
+
+
+async def test_tasks_of_a_refused_agent_are_never_used(tmp_path: Path) -> None:
+    """What was registered ahead for an agent that came to nothing is not taken for the next one's."""
+    async with agent(tmp_path, "codex-2026-05") as (broker, _):
+        await broker.authorize(thread_id="thread-1")
+        await broker.authorize(thread_id="thread-2")
+        ours = broker.registrations()
+        # The background task and one thread's get through, the other thread's is refused.
+        fault(broker, Action.DELAY, Operation.TASK_REGISTER, seconds=0.01, count=2)
+        refusing = fault(broker, Action.STATUS, Operation.TASK_REGISTER, status=403)
+        assert (await refused(rotate(broker))).reason == "IDENTITY_REJECTED"
+        assert broker.registrations() >= ours + 2
+        broker.emulator.backend.faults.remove(refusing)
+        after = await rotate(broker, "rotate-2")
+        for thread in ("thread-1", "thread-2"):
+            authorization = await broker.authorize(thread_id=thread)
+            assert assertion_of(authorization).agent_runtime_id == after.agent_runtime_id
+            assert await accepted(broker, authorization)
+
+
+@pytest.mark.parametrize("operation", [Operation.AGENT_REGISTER, Operation.TASK_REGISTER])
+async def test_a_backend_that_is_away_is_waited_for(tmp_path: Path, operation: Operation) -> None:
+    """A 503 is no refusal: the old pair serves, the state says ROTATING, and the change is carried on with the same key."""
+    async with agent(tmp_path) as (broker, before):
+        away = fault(broker, Action.STATUS, operation, status=503, retry_after="0")
+        assert (await refused(rotate(broker))).reason == "BACKEND_DOWN"
+        meanwhile = await shown(broker)
+        assert (meanwhile.state, meanwhile.public_key) == (ROTATING, before.public_key)
+        assert await accepted(broker, await broker.authorize(thread_id="thread-1"))
+        pending = await broker.app.store.pending_agent((await row(broker)).id)
+        broker.emulator.backend.faults.remove(away)
+        await eventually(lambda: broker.app.snapshots.views()[0].identity.generation == before.generation + 1)
+        after = await shown(broker)
+        assert pending is not None
+        assert (after.state, after.public_key) == (ACTIVE, pending.public_key)
+        assert len(keys_known(broker.emulator)) == 2
+        assert await accepted(broker, await broker.authorize(thread_id="thread-1"))
+
+
+@pytest.mark.parametrize("verb", ["disable", "delete"])
+@pytest.mark.parametrize("operation", [Operation.AGENT_REGISTER, Operation.TASK_REGISTER])
+async def test_an_operator_who_stops_the_identity_wins(tmp_path: Path, verb: str, operation: Operation) -> None:
+    """Disabled or deleted in the midst of it, the identity stays so, and the new agent comes to nothing."""
+    async with agent(tmp_path) as (broker, before):
+        hanging = fault(broker, Action.HANG, operation)
+        rotation = asyncio.create_task(refused(rotate(broker)))
+        await eventually(lambda: broker.registrations("agent_register") == 2)
+        if operation is Operation.TASK_REGISTER:
+            tasks = broker.registrations()
+            await eventually(lambda: broker.registrations() > tasks or len(keys_known(broker.emulator)) == 2)
+        if verb == "disable":
+            await broker.admin.DisableIdentity(admin_pb2.DisableIdentityRequest(name="agent"))
+        else:
+            await broker.admin.DeleteIdentity(admin_pb2.DeleteIdentityRequest(name="agent"))
+        broker.emulator.backend.faults.remove(hanging)
+        assert (await rotation).reason in ("GENERATION_CHANGED", "IDENTITY_REVOKED")
+        assert (await refused(broker.authorize(thread_id="thread-1", identity="agent"))).reason == "IDENTITY_REVOKED"
+        if verb == "disable":
+            identity = await broker.admin.EnableIdentity(admin_pb2.EnableIdentityRequest(name="agent"))
+            assert (identity.identity.state, identity.identity.public_key) == (ACTIVE, before.public_key)
+            assert await accepted(broker, await broker.authorize(thread_id="thread-1"))
+
+
+async def test_a_setting_changed_meanwhile_is_kept(tmp_path: Path) -> None:
+    """An update in the midst of a change of key survives it."""
+    async with agent(tmp_path) as (broker, before):
+        hanging = fault(broker, Action.HANG, Operation.AGENT_REGISTER)
+        rotation = asyncio.create_task(rotate(broker))
+        await eventually(lambda: broker.registrations("agent_register") == 2)
+        change = admin_pb2.UpdateIdentityRequest(identity=admin_pb2.Identity(name="agent", assertions_enabled=False))
+        change.update_mask.paths.append("assertions_enabled")
+        await broker.admin.UpdateIdentity(change)
+        broker.emulator.backend.faults.remove(hanging)
+        after = await rotation
+        assert after.public_key != before.public_key
+        assert not after.assertions_enabled
+
+
+# --- who cannot -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_cannot_register_itself_is_told_what_to_do(tmp_path: Path) -> None:
+    """JWT, bare key and mode BEARER answer ROTATION_UNSUPPORTED with a way out, and nothing is begun."""
+    async with agent(tmp_path) as (broker, _):
+        issued = broker.emulator.backend.issue_identity()
+        token = broker.emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token
+        await broker.admin.ImportIdentity(
+            admin_pb2.ImportIdentityRequest(
+                request_id="i1", name="jwt", mode=admin_pb2.IDENTITY_MODE_AGENT, identity_jwt=issued.jwt
+            )
+        )
+        await broker.admin.CreateIdentity(
+            admin_pb2.CreateIdentityRequest(
+                request_id="i2",
+                name="bearer",
+                mode=admin_pb2.IDENTITY_MODE_BEARER,
+                static_bearer=admin_pb2.StaticBearer(token=token),
+            )
+        )
+        for name in ("jwt", "bearer"):
+            refusal = await refused(rotate(broker, f"r-{name}", name=name))
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ROTATION_UNSUPPORTED")
+            assert "ReauthenticateIdentity" in str(refusal.details[0])
+        assert broker.registrations("agent_register") == 1
+        assert (await shown(broker, "jwt")).state == ACTIVE
+
+
+async def test_a_disabled_identity_is_not_rotated(tmp_path: Path) -> None:
+    """IDENTITY_REVOKED, and the backend hears nothing."""
+    async with agent(tmp_path) as (broker, _):
+        await broker.admin.DisableIdentity(admin_pb2.DisableIdentityRequest(name="agent"))
+        assert (await refused(rotate(broker))).reason == "IDENTITY_REVOKED"
+        assert broker.registrations("agent_register") == 1
+
+
+async def test_an_etag_of_before_is_refused(tmp_path: Path) -> None:
+    """With the etag of an older version nothing is begun."""
+    async with agent(tmp_path) as (broker, before):
+        after = await rotate(broker)
+        refusal = await refused(rotate(broker, "rotate-2", etag=before.etag))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "GENERATION_CHANGED")
+        assert (await shown(broker)).public_key == after.public_key
+
+
+# --- killed at each step ----------------------------------------------------------------------------------------------
+
+STEPS = ("claim_agent", "record_agent", "claim_task", "complete_claim", "adopt_agent")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stubs:
+    """Both services of a broker in a process of its own."""
+
+    callers: "credential_broker_pb2_grpc.CredentialBrokerAsyncStub"
+    admin: "broker_admin_pb2_grpc.BrokerAdminAsyncStub"
+
+
+@contextlib.asynccontextmanager
+async def process(folder: Path, name: str, emulator: EmulatorServer, *more: str) -> AsyncIterator[Stubs]:
+    """Run a broker in a process of its own."""
+    arguments = ["--state-dir", str(folder / "state"), "--backend", emulator.url, "--profile", "codex-2026-05", *more]
+    with Server(name, "tests.support.broker_process", arguments, folder=folder) as server:
+        serving = await asyncio.to_thread(server.next_event)
+        async with guarded_channel(serving["callers"]) as callers, guarded_channel(serving["admin"]) as admin:
+            yield Stubs(
+                credential_broker_pb2_grpc.CredentialBrokerStub(callers), broker_admin_pb2_grpc.BrokerAdminStub(admin)
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_killed_at_each_step(tmp_path: Path, step: str, moment: str) -> None:
+    """
+    A broker that dies (kill -9) before or after any write of a change of key leaves what the next one carries through.
+
+    The key that the backend was told is the one that serves in the end, and it was registered once, but where the answer
+    was lost with the broker: then the same key was registered again.
+    """
+    async with running_emulator(profile="codex-2026-05") as emulator:
+        async with process(tmp_path, "first", emulator) as stubs:
+            token = emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token
+            create = admin_pb2.CreateIdentityRequest(
+                request_id="create",
+                name="agent",
+                mode=admin_pb2.IDENTITY_MODE_AGENT,
+                static_bearer=admin_pb2.StaticBearer(token=token),
+            )
+            before = (await stubs.admin.CreateIdentity(create, timeout=20)).identity
+            request = pb2.GetAuthorizationRequest(scope="inference", thread_id="thread-1")
+            await stubs.callers.GetAuthorization(request, timeout=20)
+            background = pb2.GetAuthorizationRequest(scope="control_plane.analytics")
+            await stubs.callers.GetAuthorization(background, timeout=20)
+        order = admin_pb2.RotateIdentityKeyRequest(request_id="rotate", name="agent")
+        async with process(tmp_path, "killed", emulator, f"--die-{moment}", step) as stubs:
+            # A caller in between, so that the thread's task is one of those in use.
+            await stubs.callers.GetAuthorization(request, timeout=20)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stubs.admin.RotateIdentityKey(order, timeout=20)
+        async with process(tmp_path, "second", emulator) as stubs:
+            after = (await stubs.admin.RotateIdentityKey(order, timeout=20)).identity
+            assert (after.state, after.generation) == (ACTIVE, before.generation + 1)
+            answer = (await stubs.callers.GetAuthorization(request, timeout=20)).authorization
+            assert assertion_of(answer).is_signed_by(after.public_key)
+            broker = Broker(None, emulator, stubs.callers, stubs.admin)  # type: ignore[arg-type]
+            assert await accepted(broker, answer)
+        registrations = keys_known(emulator).count(after.public_key)
+        assert keys_known(emulator)[0] == before.public_key
+        assert len(set(keys_known(emulator))) == 2
+        assert registrations == (2 if (step, moment) == ("record_agent", "before") else 1)
+
+
+# --- under load -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("brokers", "profile"), [(1, "codex-2026-08"), (2, "codex-2026-05")])
+async def test_no_header_is_rejected_while_the_key_changes(tmp_path: Path, brokers: int, profile: str) -> None:
+    """A short run of `python -m tests.bench rotation`: callers notice nothing of several changes of key."""
+    seen = await observe_rotation(
+        tmp_path, brokers=brokers, profile=profile, seconds=5.0, rotations=3, rate=100, hold_seconds=2.0
+    )
+    assert (seen.rejected, dict(seen.refused), dict(seen.failures)) == (0, {}, {})
+    assert (seen.calls, seen.rotations) == (500, 3)
+    assert seen.agents >= 3
