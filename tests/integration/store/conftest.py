@@ -50,6 +50,12 @@ class SqliteDatabase:
         self._stores: list[SqlStore] = []
         self._workers: list[Worker] = []
 
+    def sibling(self, name: str) -> "SqliteDatabase":
+        """Return another place, whose stores the test closes itself."""
+        folder = self.path.parent / name
+        folder.mkdir()
+        return SqliteDatabase(folder)
+
     def store(self) -> SqlStore:
         """Return another store on this database, as another replica has it; closed by the fixture."""
         store = store_at(self.url)
