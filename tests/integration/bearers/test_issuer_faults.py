@@ -199,10 +199,12 @@ async def test_many_sources_keep_to_the_rate_of_their_issuer(tmp_path: Path) -> 
                     assert current.is_live(clock.now())
                 await asyncio.sleep(0.01)
             took = time.monotonic() - begin
-    most = max(sum(1 for other in times if start <= other < start + 0.9) for start in times)
-    print(f"{len(times)} refreshes in {took:.2f} s, at most {most} within 0.9 s")
+    print(f"{len(times)} refreshes in {took:.2f} s")
     assert len(times) == count
-    assert most <= rate
+    # Arrivals may be late, as the machine is busy, but none comes before its turn.
+    turns = [0.0] * rate + [1.0 + number / rate for number in range(count - rate)]
+    early = [turn - (time - begin) for turn, time in zip(turns, times, strict=True) if time - begin < turn - 0.01]
+    assert not early
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
