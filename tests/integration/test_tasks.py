@@ -201,7 +201,7 @@ async def test_tombstone_goes_after_its_time(tmp_path: Path) -> None:
         await register(broker, "thread-1")
         await end(broker, "thread-1")
         clock.ahead += 61
-        await broker.app.upkeep._prune()
+        await broker.app.upkeep._lifetimes.prune()
         assert (await broker.authorize(thread_id="thread-1")).kind == pb2.CREDENTIAL_KIND_AGENT_ASSERTION
 
 
@@ -348,3 +348,25 @@ async def test_failures_are_typed_and_remembered(tmp_path: Path, status: int, re
         assert broker.registrations() == asked
         # An assertion that is required is never replaced; one that is preferred is not either, when it was refused hard.
         assert (await broker.authorize("control_plane.analytics")).kind == pb2.CREDENTIAL_KIND_AGENT_ASSERTION
+
+
+async def test_nothing_is_begun_while_registrations_are_drained(tmp_path: Path) -> None:
+    """The loops that begin registrations have ended before those under way are waited for: what drains is all there is."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
+        await broker.create_agent()
+        order: list[str] = []
+        stop, drain = broker.app.upkeep.stop, broker.app.registrar.drain
+
+        async def stopping() -> None:
+            await stop()
+            order.append("upkeep stopped")
+
+        async def draining(seconds: float) -> None:
+            order.append("draining")
+            await drain(seconds)
+
+        broker.app.upkeep.stop = stopping  # type: ignore[method-assign]
+        broker.app.registrar.drain = draining  # type: ignore[method-assign]
+        broker.app.request_stop()
+        await broker.app.stop()
+        assert order[:2] == ["upkeep stopped", "draining"]
