@@ -53,6 +53,7 @@ from broker.rpc.server import ADMIN_SERVICE, CALLER_SERVICE, Listener, TlsFiles
 from broker.rpc.servicer import CredentialBrokerServicer
 from broker.rpc.watch import WatchConversations
 from broker.snapshots import Snapshots
+from broker.status import StatusReader
 from broker.store import Store
 from broker.store.observed import observed
 from broker.store.sqlite import sqlite_store
@@ -300,7 +301,14 @@ class Application:
             enroller=identities.enroller,
             rotator=identities.rotator,
             reauthenticator=identities.reauthenticator,
-            agents=identities.agents,
+            status=StatusReader(
+                snapshots=self.snapshots,
+                registrar=self.registrar,
+                agents=identities.agents,
+                authorizer=self.authorizer,
+                watched=self.watch.watch_count,
+                clock=clock,
+            ),
             tasks=tasks,
             authorizer=self.authorizer,
             audit=audit,

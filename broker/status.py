@@ -18,6 +18,7 @@ from broker.model import Identity, IdentityId, IdentityState, ScopeName
 from broker.registration import Registrar
 from broker.snapshots import IdentityView, Snapshots
 
+
 class BearerState(StrEnum):
     """How an identity's bearer stands."""
 

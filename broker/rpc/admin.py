@@ -1,6 +1,7 @@
 """The operators' service: unpacks, asks, packs, and records who changed what."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 from credentialbroker.v1 import broker_admin_pb2 as pb2
@@ -9,11 +10,9 @@ from credentialbroker.v1 import credential_broker_pb2 as caller_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker import __version__, errors
-from broker.agents import AgentRegistrar
 from broker.audit import AuditLog
 from broker.auth_json import IdentityJwt
 from broker.authorization import STALE_AFTER_SECONDS, Authorizer
-from broker.bearer import BearerSource
 from broker.clock import Clock
 from broker.enrollment import BearerChoice, CreateOrder, Enroller, ImportOrder, NamedSource
 from broker.imports import BareKey
@@ -27,6 +26,7 @@ from broker.rpc.interceptors import Context, Gate, current_call
 from broker.rpc.pages import PageTokens
 from broker.rpc.server import Listener
 from broker.snapshots import Snapshots
+from broker.status import StatusReader
 from broker.store import Store
 from broker.tasks import TaskKeeper
 
@@ -36,6 +36,7 @@ Row = TypeVar("Row", pb2.Identity, caller_pb2.Task)
 LARGEST_AUTH_JSON_BYTES: Final = 32 * 1024
 _CHANGEABLE: Final = ("bearer_source", "assertions_enabled", "expire_time")
 _MOST_SUMMARIES: Final = 250
+_MOST_SUMMARY_BYTES: Final = 56 * 1024
 # An answer has at most 64 KiB: a page that is not full takes another bite of rows, none of which has more than 2.5 KB.
 _FULL_BYTES: Final = 36 * 1024
 _BITE_ROWS: Final = 10
@@ -57,7 +58,7 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         enroller: Enroller,
         rotator: Rotator,
         reauthenticator: Reauthenticator,
-        agents: AgentRegistrar,
+        status: StatusReader,
         tasks: TaskKeeper,
         authorizer: Authorizer,
         audit: AuditLog,
@@ -71,7 +72,7 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         self._enroller = enroller
         self._rotator = rotator
         self._reauthenticator = reauthenticator
-        self._agents = agents
+        self._status = status
         self._tasks = tasks
         self._authorizer = authorizer
         self._audit = audit
@@ -312,23 +313,14 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         age = self._clock.monotonic() - self._snapshots.confirmation.monotonic
         return pb2.SERVING_STATE_OFFLINE if age > STALE_AFTER_SECONDS else pb2.SERVING_STATE_SERVING
 
-    def _summaries(self) -> Iterable[pb2.IdentitySummary]:
-        views = [view for view in self._snapshots.views() if view.identity.state is not IdentityState.DELETED]
-        views.sort(key=lambda view: view.identity.name)
-        counts = self._snapshots.active_task_counts()
-        for view in views[:_MOST_SUMMARIES]:
-            identity = view.identity
-            delay = self._agents.retry_delay(identity)
-            yield pb2.IdentitySummary(
-                name=identity.name,
-                backend=identity.backend,
-                mode=messages.MODES[identity.mode],
-                state=messages.STATES[identity.state],
-                state_reason=messages.error_reason(view.trouble.reason if view.trouble else identity.state_reason),
-                active_task_count=counts.get(identity.id, 0),
-                bearer_expire_time=messages.timestamp(_bearer_end(view.bearers)),
-                retry_time=messages.timestamp(None if delay is None else self._clock.now() + delay),
-            )
+    def _summaries(self) -> Iterator[pb2.IdentitySummary]:
+        left = _MOST_SUMMARY_BYTES
+        for status in itertools.islice(self._status.identities(), _MOST_SUMMARIES):
+            summary = messages.identity_summary(status)
+            left -= summary.ByteSize()
+            if left < 0:
+                return
+            yield summary
 
     # --- not built yet ------------------------------------------------------------------------------------------------
 
@@ -528,8 +520,3 @@ def _chosen(numbers: Iterable[int], words: Mapping[int, Word], field: str) -> se
     if chosen - words.keys():
         raise errors.FieldInvalidError(violations={field: "holds a value that is none"})
     return {words[number] for number in chosen}
-
-
-def _bearer_end(source: BearerSource | None) -> float | None:
-    bearer = None if source is None else source.current()
-    return None if bearer is None else bearer.expire_time

@@ -26,6 +26,7 @@ from broker.model import (
 from broker.policy import Decision, NeedBearer, NeedTask, Refuse, UseAssertion, UseBearer
 from broker.rpc.status import CODES
 from broker.scopes import Credential, ScopeRule, TaskNeed
+from broker.status import BearerState, IdentityStatus
 
 _NANOS: Final = 1_000_000_000
 
@@ -35,6 +36,7 @@ TASK_KINDS: Final = {kind: pb2.TaskKind.Value(f"TASK_KIND_{kind}") for kind in T
 TASK_STATES: Final = {state: pb2.TaskState.Value(f"TASK_STATE_{state}") for state in TaskState}
 MODES: Final = {mode: admin_pb2.IdentityMode.Value(f"IDENTITY_MODE_{mode}") for mode in Mode}
 STATES: Final = {state: admin_pb2.IdentityState.Value(f"IDENTITY_STATE_{state}") for state in IdentityState}
+BEARER_STATES: Final = {state: admin_pb2.BearerState.Value(f"BEARER_STATE_{state}") for state in BearerState}
 ORIGINS: Final = {origin: admin_pb2.IdentityOrigin.Value(f"IDENTITY_ORIGIN_{origin}") for origin in Origin}
 CREDENTIALS: Final = {
     need: pb2.CredentialRequirement.Value(f"CREDENTIAL_REQUIREMENT_{need.name}") for need in Credential
@@ -61,6 +63,10 @@ def duration(seconds: float | None) -> Duration | None:
         return None
     whole = math.floor(seconds)
     return Duration(seconds=whole, nanos=int((seconds - whole) * _NANOS))
+
+
+def _to_the_minute(seconds: float | None) -> Timestamp | None:
+    return timestamp(None if seconds is None else seconds - seconds % 60)
 
 
 def authorization(value: Authorization) -> pb2.Authorization:
@@ -136,7 +142,7 @@ def identity(value: Identity, last_use: float | None = None) -> admin_pb2.Identi
         create_time=timestamp(value.create_time),
         update_time=timestamp(value.update_time),
         expire_time=timestamp(value.expire_time),
-        last_use_time=timestamp(None if last_use is None else last_use - last_use % 60),
+        last_use_time=_to_the_minute(last_use),
     )
 
 
@@ -151,6 +157,33 @@ def scope_rule(value: ScopeRule) -> pb2.ScopeRule:
         min_lifetime=duration(value.min_lifetime),
         max_lifetime=duration(value.max_lifetime),
         source=value.source,
+    )
+
+
+def identity_summary(status: IdentityStatus) -> admin_pb2.IdentitySummary:
+    """Convert how an identity is doing."""
+    row, mishap = status.identity, status.mishap
+    bearer_state = admin_pb2.BEARER_STATE_UNSPECIFIED
+    if status.bearer_state is not None:
+        bearer_state = BEARER_STATES[status.bearer_state]
+    return admin_pb2.IdentitySummary(
+        name=row.name,
+        backend=row.backend,
+        mode=MODES[row.mode],
+        state=STATES[row.state],
+        state_reason=error_reason(status.state_reason),
+        active_task_count=status.active_task_count,
+        bearer_expire_time=timestamp(status.bearer_expire_time),
+        retry_time=timestamp(None if mishap is None else mishap.retry_time),
+        expire_time=timestamp(row.expire_time),
+        last_use_time=_to_the_minute(status.last_use_time),
+        bearer_state=bearer_state,
+        bearer_refresh_time=timestamp(status.bearer_refresh_time),
+        last_error=error_reason("" if mishap is None else mishap.reason),
+        last_error_time=timestamp(None if mishap is None else mishap.time),
+        rejected_scopes=status.rejected_scopes,
+        task_replace_time=timestamp(status.task_replace_time),
+        watch_count=status.watch_count,
     )
 
 
