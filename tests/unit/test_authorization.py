@@ -12,8 +12,20 @@ import pytest
 from broker import errors
 from broker.audit import AuditLog
 from broker.authorization import AuthorizationRequest, AuthorizationSettings, Authorizer
+from broker.bearer import EXPIRY_MARGIN_SECONDS, Bearer
+from broker.bearer.static import StaticSource
+from broker.enrollment import NamedSource
 from broker.errors import BrokerError
-from broker.model import Authorization, Caller, CredentialKind, DecisionReason, IdentityName, IdentityState, ScopeName
+from broker.model import (
+    Authorization,
+    Caller,
+    CredentialKind,
+    DecisionReason,
+    IdentityName,
+    IdentityState,
+    ScopeName,
+    Secret,
+)
 from broker.scopes import ScopeOverride, build_catalogue
 from tests.support.stores import NOW
 from tests.support.workshop import Workshop, plain, workshop
@@ -123,6 +135,18 @@ async def test_equal_calls_of_a_second_share_one_signature(desk: Desk) -> None:
     assert later.headers[0].value != first.headers[0].value
     assert (later.revision, later.connection_tag) == (first.revision, first.connection_tag)
     assert desk.shop.tally("credential_broker_signatures_total") == 2
+
+
+async def test_no_answer_is_repeated_past_its_end(desk: Desk) -> None:
+    """A bearer that ends in the midst of a second is not handed out again in the rest of it."""
+    authorizer, clock = desk.authorizer(), desk.shop.clock
+    desk.shop.sources["vault"] = StaticSource(Bearer(Secret("sk"), clock.now() + EXPIRY_MARGIN_SECONDS + 0.4), clock)
+    desk.shop.api.agents.append("runtime-1")
+    await desk.shop.create(bearer=NamedSource("vault"))
+    answer = await desk.ask(authorizer, "bootstrap")
+    assert (await desk.ask(authorizer, "bootstrap")).revision == answer.revision
+    clock.pass_(0.5)
+    assert await desk.refuse(authorizer, "bootstrap") is errors.ReauthRequiredError
 
 
 async def test_a_change_is_seen_within_the_second(desk: Desk) -> None:

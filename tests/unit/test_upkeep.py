@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from broker.audit import AuditLog
+from broker.bearer import Bearer, Phase
 from broker.bearer.file import FileSource
-from broker.model import IdentityId, IdentityState, Mode, ThreadId
+from broker.bearer.static import StaticSource
+from broker.clock import Clock
+from broker.enrollment import NamedSource
+from broker.model import IdentityId, IdentityState, Mode, Secret, ThreadId
 from broker.outbound import FailureKind
 from broker.upkeep import Upkeep
 from tests.support.stores import NOW
@@ -133,6 +137,47 @@ async def test_a_new_bearer_makes_answers_be_worked_out_again(shop: Workshop, tm
         epochs.append(shop.snapshots.epoch)
     first = epochs[0]
     assert epochs == [first, first + 1, first + 1, first + 2]
+
+
+class DueSource(StaticSource):
+    """A token that is where it is told to be in its life, and counts how often its refresh was begun."""
+
+    def __init__(self, clock: Clock, phase: Phase = Phase.ADVISORY) -> None:
+        super().__init__(Bearer(Secret("sk"), None), clock)
+        self.begun = 0
+        self._phase = phase
+
+    def phase(self, now: float) -> Phase:
+        """Say what it was told."""
+        return self._phase
+
+    def refresh_soon(self) -> None:
+        """Count."""
+        self.begun += 1
+
+
+async def test_only_what_is_due_and_was_used_of_late_is_refreshed(shop: Workshop, tmp_path: Path) -> None:
+    """Each source once a look, however many identities name it; idle, fresh and stopped ones are left alone."""
+    users = Users()
+    keeper = upkeep(shop, tmp_path, authorizer=users)
+    shop.api.agents.append("runtime-1")
+    due, idle, stopped = (DueSource(shop.clock) for _ in range(3))
+    fresh = DueSource(shop.clock, Phase.FRESH)
+    shop.sources.update({"due": due, "idle": idle, "fresh": fresh, "stopped": stopped})
+    for name, source, used in (
+        ("a", "due", 0),
+        ("b", "due", 3599),
+        ("c", "idle", 3601),
+        ("d", "fresh", 0),
+        ("e", "stopped", 0),
+    ):
+        identity = await shop.create(name, bearer=NamedSource(source))
+        users.last_use[identity.id] = shop.clock.now() - used
+        if name == "e":
+            await shop.enroller.disable(identity)
+    for _ in range(2):
+        await keeper._refresh_ahead()
+    assert [source.begun for source in (due, idle, fresh, stopped)] == [2, 0, 0, 0]
 
 
 async def test_an_unreadable_id_is_not_prewarmed(shop: Workshop, tmp_path: Path) -> None:
