@@ -109,7 +109,7 @@ async def rejected(broker: Broker, scope: str, thread_id: str = "thread-1") -> p
     return authorization
 
 
-async def state_of(broker: Broker, name: str = "agent") -> "admin_pb2.IdentityState":
+async def state_of(broker: Broker, name: str = "agent") -> "admin_pb2.IdentityState.ValueType":
     """Return the state of an identity."""
     return (await broker.admin.GetIdentity(admin_pb2.GetIdentityRequest(name=name))).identity.state
 
@@ -302,8 +302,11 @@ async def test_what_is_wrong_in_a_report_is_named(
     async with agent_at(tmp_path) as broker:
         authorization = await authorize(broker, INFERENCE)
         before = spent(broker)
-        valid = {"scope": INFERENCE, "revision": authorization.revision, "thread_id": "thread-1", "http_status": 401}
-        request = pb2.ReportRejectedRequest(**(valid | fields))
+        request = pb2.ReportRejectedRequest(
+            scope=INFERENCE, thread_id="thread-1", revision=authorization.revision, http_status=401
+        )
+        for name, value in fields.items():
+            setattr(request, name, value)
         refusal = await refused(broker.callers.ReportRejected(request))
         assert (refusal.reason, list(refusal.violations)) == (reason, [field])
         assert spent(broker) == before

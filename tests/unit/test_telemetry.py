@@ -197,6 +197,7 @@ def test_no_metric_has_a_label_that_names_anybody() -> None:
         "backend",
         "operation",
         "outcome",
+        "step",
         "method",
         "state",
         "version",

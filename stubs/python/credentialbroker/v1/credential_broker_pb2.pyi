@@ -906,7 +906,9 @@ class ReportRejectedResponse(_message.Message):
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def authorization(self) -> Global___Authorization:
-        """Always set. Its revision is newer than the reported one."""
+        """Always set. Its revision is newer than the reported one; only where the headers were signed by a wrong clock is it
+        the same credential, signed by the backend's time.
+        """
 
     def __init__(
         self,
