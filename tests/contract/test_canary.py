@@ -25,6 +25,8 @@ from tests.support.brokers import guarded_channel, running_emulator
 
 OPAQUE = "canary+opaque/token=Zq8vX2mK7rT4wY9bN3cH6jL1"
 FROM_FILE = "canary_file_token-Hh5Gg4Ff3Ee2Dd1Cc0Bb9Aa8"
+CLIENT_SECRET = "canary/client+secret=Pp5Qq4Rr3Ss2Tt1Uu0Vv9Ww8"
+PRINTED = "canary-printed-token-Kk6Ll5Mm4Nn3Oo2Pp1Qq0Rr9"
 LOG_LEVEL = "debug"
 
 
@@ -127,6 +129,28 @@ async def start(folder: Path, emulator_url: str) -> Run:
         [bearer_sources.vault]
         type = "file"
         path = "{token_file}"
+        [bearer_sources.service]
+        type = "client_credentials"
+        token_url = "{emulator_url}/oauth/token"
+        client_id = "canary"
+        client_secret_file = "{folder}/client-secret"
+        [bearer_sources.refused]
+        type = "client_credentials"
+        token_url = "{emulator_url}/oauth/token"
+        client_id = "nobody"
+        client_secret_file = "{folder}/client-secret"
+        auth = "post"
+        [bearer_sources.workload]
+        type = "workload_identity"
+        token_url = "{emulator_url}/oauth/token"
+        identity_token_file = "{folder}/identity-token"
+        federation_rule_id = "rule-emulator"
+        [bearer_sources.tool]
+        type = "command"
+        command = ["/bin/sh", "-c", "cat {folder}/printed; cat {folder}/printed >&2"]
+        [bearer_sources.broken]
+        type = "command"
+        command = ["/bin/sh", "-c", "cat {folder}/printed {folder}/printed >&2; exit 1"]
         """
     )
     process = await create_subprocess_exec(
@@ -154,6 +178,18 @@ async def test_no_secret_is_written_anywhere(tmp_path: Path) -> None:
             "private key of the JWT": base64.b64decode(issued.private_key)[16:48],
             "private key that came bare": bare.to_pkcs8_der()[16:48],
         }
+        emulator.backend.oauth.clients.register(client_id="canary", client_secret=CLIENT_SECRET)
+        emulator.backend.accept_bearer(PRINTED)
+        workload = emulator.backend.mint_subject_token()
+        secrets |= {
+            "client's secret": CLIENT_SECRET.encode(),
+            "printed token": PRINTED.encode(),
+            "platform's token": workload.encode(),
+            "platform token's signature": workload.split(".")[2].encode(),
+        }
+        for name, text in (("client-secret", CLIENT_SECRET), ("printed", PRINTED), ("identity-token", workload)):
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(0o600)
         run = await start(tmp_path, emulator.url)
         metrics_address = await run.serving()
         async with guarded_channel(run.address) as channel, guarded_channel(run.admin_address) as admin_channel:
@@ -183,6 +219,12 @@ async def test_no_secret_is_written_anywhere(tmp_path: Path) -> None:
                     request_id="3", name="filed", mode=bearer, bearer_source="vault", backend="default"
                 )
             )
+            for name in ("service", "workload", "tool"):
+                await admin.CreateIdentity(
+                    admin_pb2.CreateIdentityRequest(
+                        request_id=name, name=name, mode=bearer, bearer_source=name, backend="default"
+                    )
+                )
             await admin.ImportIdentity(
                 admin_pb2.ImportIdentityRequest(
                     request_id="4", name="jwt", mode=agent, identity_jwt=issued.jwt, backend="default"
@@ -212,7 +254,25 @@ async def test_no_secret_is_written_anywhere(tmp_path: Path) -> None:
                 }
             )
             emulator.backend.faults.add(echo)
+            # The issuer too says what it was sent, and a program what it should have printed elsewhere.
+            overheard = FaultRule.from_json(
+                {
+                    "operation": "oauth",
+                    "action": "status",
+                    "status": 400,
+                    "body": f"the secret {CLIENT_SECRET} is bad",
+                }
+            )
+            emulator.backend.faults.add(overheard)
             refusals = 0
+            for name in ("refused", "broken"):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await admin.CreateIdentity(
+                        admin_pb2.CreateIdentityRequest(
+                            request_id=name, name=name, mode=bearer, bearer_source=name, backend="default"
+                        )
+                    )
+                refusals += 1
             for request in (
                 admin_pb2.ImportIdentityRequest(
                     request_id="6", name="b", mode=agent, identity_jwt=broken, backend="default"
@@ -230,7 +290,7 @@ async def test_no_secret_is_written_anywhere(tmp_path: Path) -> None:
                 refusals += 1
             wishes = [
                 (identity, scope)
-                for identity in ("agent", "opaque", "filed", "jwt", "bare")
+                for identity in ("agent", "opaque", "filed", "jwt", "bare", "service", "workload", "tool")
                 for scope in ("inference", "control_plane.usage", "bootstrap", "no.such")
             ]
             for number, (identity, scope) in enumerate(wishes):
@@ -243,6 +303,7 @@ async def test_no_secret_is_written_anywhere(tmp_path: Path) -> None:
                 value = next(item.value for item in answer.headers if item.name == "authorization")
                 secrets[f"header {number}"] = value.encode()
             assert echo.fired
+            assert overheard.fired
             await admin.DisableIdentity(admin_pb2.DisableIdentityRequest(name="agent", comment="because"))
             listed = await admin.ListIdentities(admin_pb2.ListIdentitiesRequest())
             shown = await admin.GetIdentity(admin_pb2.GetIdentityRequest(name="jwt"))
@@ -265,10 +326,11 @@ async def test_no_secret_is_written_anywhere(tmp_path: Path) -> None:
     }
     # The run was one worth searching: it handed out, refused, logged, kept its log and its write-ahead log.
     assert len(task_ids) >= 2
-    assert sum(name.startswith("header") for name in secrets) >= 10
-    assert refusals >= 8
+    assert sum(name.startswith("header") for name in secrets) >= 19
+    assert refusals >= 13
     assert b"registration_failed" in written["stderr"]
-    assert b"is bad" in written["stderr"]
+    assert written["stderr"].count(b"is bad") >= 2
+    assert b"bytes on its standard error" in written["stderr"]
     assert b"credential_broker_decisions_total" in metrics
     assert len(written["audit.jsonl"]) > 1000
     assert any(name.endswith("-wal") and content for name, content in before_end.items())
