@@ -44,7 +44,7 @@ from tests.support.stores import bearer_identity, create_request, sqlite_store
 
 RACES_A_WORLD = 1000
 LOGINS = 100
-LEASE, TIMEOUT = 4.0, 2.0
+LEASE, TIMEOUT = 3.0, 1.5
 ROUND_SECONDS = 120.0
 FAILED, PROVED_NOTHING = 1, 2
 DEFAULT_STATE = Path(tempfile.gettempdir()) / "credential-broker-refresh-races.json"
