@@ -186,6 +186,10 @@ class Registrar:
         """Return why the task of a thread cannot be registered now; None when nothing is known against it."""
         return self._troubles.of(view.identity, _upstream_key(view, thread_id), now=self._clock.monotonic())
 
+    def last_trouble(self, view: IdentityView, thread_id: ThreadId | None) -> Trouble | None:
+        """Return how the last registration of a thread's task failed; None when that went well."""
+        return self._troubles.last(view.identity, _upstream_key(view, thread_id))
+
     def forget_troubles(self, identity_id: IdentityId) -> None:
         """Try again at once: something about the identity changed that its row does not show."""
         self._troubles.forget(identity_id)

@@ -146,8 +146,8 @@ class StatusReader:
         found: list[Mishap] = []
         if (agent := self._agents.trouble(view.identity)) is not None:
             found.append(_mishap(agent.outcome, agent.time, now + max(0.0, agent.until - monotonic)))
-        if (task := self._registrar.trouble(view, None)) is not None:
-            found.append(_mishap(task.outcome, now - (monotonic - task.since), now + task.until - monotonic))
+        if (task := self._registrar.last_trouble(view, None)) is not None:
+            found.append(_mishap(task.outcome, now - (monotonic - task.since), now + max(0.0, task.until - monotonic)))
         standing = None if view.bearers is None or view.bearers.is_empty else view.bearers.standing
         if standing is not None and standing.trouble is not None:
             found.append(_mishap(standing.trouble, standing.trouble_time, standing.retry_time))

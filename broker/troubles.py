@@ -9,6 +9,7 @@ process: an operator changed something, and wants to see at once whether it help
 
 import random
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,11 +52,17 @@ class Troubles:
 
     def of(self, identity: Identity, upstream_key: UpstreamKey, *, now: float) -> Trouble | None:
         """Return why an upstream task of an identity cannot be registered now; None when nothing speaks against it."""
+        return next((trouble for trouble in self._of(identity, upstream_key) if trouble.until > now), None)
+
+    def last(self, identity: Identity, upstream_key: UpstreamKey) -> Trouble | None:
+        """Return how the last registration failed, even if it may be tried again now; None when the last went well."""
+        return next(self._of(identity, upstream_key), None)
+
+    def _of(self, identity: Identity, upstream_key: UpstreamKey) -> Iterator[Trouble]:
         for upstream in (None, upstream_key):
             trouble = self._standing((identity.id, identity.generation, upstream), identity)
-            if trouble is not None and trouble.until > now:
-                return trouble
-        return None
+            if trouble is not None:
+                yield trouble
 
     def note(
         self,
