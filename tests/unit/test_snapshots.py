@@ -676,6 +676,41 @@ async def test_a_quiet_store_is_asked_for_nothing_but_whether_it_changed(world: 
     assert told == []
 
 
+async def test_a_look_that_was_cut_off_is_taken_up_again(world: World) -> None:
+    """That something changed is not forgotten when it could not be read, although nothing else is written since."""
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    await snapshots.warm_up()
+    await snapshots.follow()
+    await world.store.write_identity(replace(agent, state=IdentityState.DISABLED))
+    world.store.fail("changes")
+    with pytest.raises(StoreDownError):
+        await snapshots.follow()
+    await snapshots.follow()
+    (view,) = snapshots.views()
+    assert view.identity.state is IdentityState.DISABLED
+
+
+async def test_a_revocation_waits_for_one_newcomer_at_most(world: World) -> None:
+    """What changed while one of many new identities was read is taken in before the next of them."""
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    await snapshots.warm_up()
+    newcomers = [(await world.add_agent(f"newcomer-{'x' * number}")).id for number in range(3)]
+    order: list[IdentityId | None] = []
+    snapshots.subscribe(order.append)
+    real = world.store.store.identity
+
+    async def meanwhile(identity_id: IdentityId) -> Identity | None:
+        world.store.store.identity = real  # type: ignore[method-assign]
+        await world.store.write_identity(replace(agent, state=IdentityState.DISABLED))
+        return await real(identity_id)
+
+    world.store.store.identity = meanwhile  # type: ignore[method-assign]
+    await snapshots.follow()
+    told = list(dict.fromkeys(order))
+    assert sorted(map(str, told)) == sorted(map(str, [agent.id, *newcomers]))
+    assert told[1] == agent.id
+
+
 async def test_revocations_by_others_are_measured(world: World) -> None:
     """From the row's own time to the moment it is heeded here; what this process revoked itself is not counted."""
     agents = [await world.add_agent(f"agent-{'x' * number}") for number in range(3)]
