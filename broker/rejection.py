@@ -339,6 +339,8 @@ class Mender:
                 raise
             subject = _RefusedAgent(identity_id, report.generation)
             return await self._outcome(subject, lambda: self._mend_agent(subject, reported=True), self._step_end())
+        except errors.GenerationChangedError:
+            await self._reread(identity_id)
         return _Outcome.DECIDE_AGAIN
 
     async def _mend_agent(self, subject: _RefusedAgent, *, reported: bool) -> _Outcome:
@@ -363,6 +365,8 @@ class Mender:
                 raise waits.outcome(retry_after=waits.until - self._clock.monotonic())
             try:
                 await self._rotator.register_anew(view, wait_until=self._step_end())
+            except errors.GenerationChangedError:
+                await self._reread(view.identity.id)  # another process, or an operator, was quicker
             except _NO_OTHER_AGENT as error:
                 _LOG.warning("no_other_agent", identity=view.identity.name, reason=error.reason, note=error.note)
                 unable = replace(report, can_register=False)

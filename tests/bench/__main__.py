@@ -77,6 +77,14 @@ def startup(form: str, times: int) -> None:
     _report(form, lambda _: _startup(times))
 
 
+@bench.command("dead-rows")
+@click.option("--rows", default=1_000_000, type=click.IntRange(1_000, 10_000_000), help="How many expired tasks stand.")
+@click.pass_obj
+def dead_rows(form: str, rows: int) -> None:
+    """Start-up beside very many tasks that are over, and the bites in which they are pruned."""
+    _report(form, lambda _: _dead_rows(rows))
+
+
 @bench.command()
 @click.option("--revocations", default=500, type=click.IntRange(4, 100_000), help="Of all kinds in turn.")
 @click.option("--workers", default=4, type=click.IntRange(1, 100), help="How many revoke at a time.")
@@ -85,6 +93,25 @@ def startup(form: str, times: int) -> None:
 def revocation(form: str, revocations: int, workers: int, callers: int) -> None:
     """Seconds until a revocation by one process is heeded by another on the same database."""
     _report(form, lambda cores: [_revocation(cores, revocations, workers, callers)])
+
+
+@bench.command()
+@click.option("--seconds", default=60.0, type=click.FloatRange(1, 3600), help="How long callers ask, in each round.")
+@click.option("--rate", default=300, type=click.IntRange(1, 10_000), help="Calls a second.")
+@click.option("--rotations", default=12, type=click.IntRange(1, 1000), help="Changes of key in each round.")
+@click.pass_obj
+def rotation(form: str, seconds: float, rate: int, rotations: int) -> None:
+    """Headers rejected by the backend while the key is changed again and again."""
+    _report(form, lambda cores: _rotation(cores, seconds, rate, rotations))
+
+
+@bench.command()
+@click.option("--rounds", default=10, type=click.IntRange(1, 1000), help="Of 100 parallel reports each.")
+@click.option("--reports", default=1000, type=click.IntRange(1, 1_000_000), help="To a backend that rejects everything.")
+@click.pass_obj
+def rejection(form: str, rounds: int, reports: int) -> None:
+    """What rejected credentials cost: 100 parallel reports of one, and reports that never help."""
+    _report(form, lambda cores: _rejection(cores, rounds, reports))
 
 
 @bench.command("all")
@@ -126,6 +153,24 @@ def _revocation(cores: Cores, revocations: int, workers: int, callers: int) -> F
     from tests.bench.revocation import measure_revocation
 
     return measure_revocation(cores, revocations=revocations, workers=workers, callers=callers)
+
+
+def _dead_rows(rows: int) -> list[Figure]:
+    from tests.bench.dead_rows import measure_dead_rows
+
+    return measure_dead_rows(rows=rows)
+
+
+def _rotation(cores: Cores, seconds: float, rate: int, rotations: int) -> list[Figure]:
+    from tests.bench.rotation import measure_rotation
+
+    return measure_rotation(cores, seconds=seconds, rate=rate, rotations=rotations)
+
+
+def _rejection(cores: Cores, rounds: int, reports: int) -> list[Figure]:
+    from tests.bench.rejection import measure_rejection
+
+    return measure_rejection(cores, rounds=rounds, reports=reports)
 
 
 def _startup(times: int) -> list[Figure]:
