@@ -6,6 +6,7 @@ the way of a call, and warming up waits for none of it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -61,7 +62,7 @@ class Upkeep:
         self._agents = agents
         self._lifetimes = lifetimes
         self._authorizer = authorizer
-        self._files = {name: source for name, source in bearer_sources.items() if isinstance(source, FileSource)}
+        self._files = [source for source in bearer_sources.values() if isinstance(source, FileSource)]
         self._audit = audit
         self._clock = clock
         self._poll_seconds = poll_seconds
@@ -167,17 +168,10 @@ class Upkeep:
             self._prewarming.pop(view.identity.id, None)
 
     async def _read_bearer_files(self) -> None:
-        """Look for newer tokens in files, and have what was answered with the old ones worked out again."""
-        for name, source in self._files.items():
-            before = source.current()
-            try:
-                after = await source.refresh()
-            except errors.IssuerDownError as error:
-                _LOG.debug("bearer_file_failing", source=name, note=error.note)
-                continue
-            if before is None or before.token != after.token:
-                _LOG.info("bearer_changed", source=name)
-                self._snapshots.touch()
+        """Look for newer tokens in files; each source tells of what it finds by itself."""
+        for source in self._files:
+            with contextlib.suppress(errors.IssuerDownError):
+                await source.refresh()
 
     async def _refresh_ahead(self) -> None:
         """Have the bearers of identities that are in use refreshed where they are due; nothing is waited for."""

@@ -60,7 +60,7 @@ class Surroundings:
     metrics: Metrics
     jitter: random.Random
     on_change: Callable[[], None]
-    """Told after each bearer that an exchange brought."""
+    """Told after each bearer that an exchange or a file brought."""
 
 
 def issuer_lines(config: Config, clock: Clock) -> dict[Origin, Turns]:
@@ -126,7 +126,7 @@ def _source(  # noqa: PLR0911 - a table
         case StaticSourceSection():
             return _static(section, around.clock)
         case FileSourceSection():
-            return FileSource(section.path, around.clock, lifetime=section.lifetime_seconds)
+            return FileSource(section.path, around.clock, lifetime=section.lifetime_seconds, on_change=around.on_change)
         case JwtIdentitySourceSection():
             return JwtIdentitySource()
         case ClientCredentialsSourceSection():

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -68,12 +69,26 @@ class FileSource(BearerSource):
     The token in a file, read again at each refresh: no time or size of a file tells surely that it did not change.
 
     While the file is missing or holds nothing usable, the last good token is kept until it expires.
+
+    Args:
+        path: the file.
+        clock: times what is read.
+        lifetime: seconds that a token may be used, where it does not say itself when it ends.
+        on_change: told after another token was read than before.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, lifetime: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        lifetime: float | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._path = path
         self._clock = clock
         self._lifetime = lifetime
+        self._on_change = on_change
         self._bearer: Bearer | None = None
         self._problem = ""
         self._look_time: float | None = None
@@ -157,3 +172,5 @@ class FileSource(BearerSource):
         if expire_time is None and self._lifetime is not None:
             expire_time = now + self._lifetime
         self._bearer = Bearer(token, expire_time, now)
+        _LOG.info("bearer_file_changed", path=str(self._path))
+        self._on_change()

@@ -314,7 +314,7 @@ async def test_a_bearer_file_is_followed_and_its_end_is_kept(tmp_path: Path) -> 
             assert before.reason == pb2.DECISION_REASON_IDENTITY_IS_BEARER
             assert header(before) == f"Bearer {first}"
             second = renew()
-            source = broker.app.upkeep._bearer_sources["vault"]
+            (source,) = broker.app.upkeep._files
 
             def current() -> Bearer:
                 bearer = source.current()

@@ -126,8 +126,9 @@ async def test_a_failed_prewarm_is_tried_again_when_it_may(shop: Workshop, tmp_p
 async def test_a_new_bearer_makes_answers_be_worked_out_again(shop: Workshop, tmp_path: Path) -> None:
     """A changed token counts as a change; a look that finds the same one, or none, does not."""
     path = tmp_path / "token"
-    shop.sources["vault"] = FileSource(path, shop.clock)
-    shop.sources["gone"] = FileSource(tmp_path / "missing", shop.clock)
+    touch = shop.snapshots.touch
+    shop.sources["vault"] = FileSource(path, shop.clock, on_change=touch)
+    shop.sources["gone"] = FileSource(tmp_path / "missing", shop.clock, on_change=touch)
     keeper = upkeep(shop, tmp_path)
     epochs = []
     for token in ("", "sk-1", "sk-1", "sk-2"):
