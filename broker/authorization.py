@@ -342,6 +342,21 @@ class Authorizer:
             case NeedTask() | NeedBearer():
                 return None
 
+    def basis(self, caller: Caller, request: AuthorizationRequest) -> tuple[object, ...]:
+        """
+        Return the things in memory that an answer rests on: while they are the same objects, only time changes it.
+
+        Raises:
+            BrokerError: the request cannot be answered now.
+        """
+        rule = self.rule(ScopeName(request.scope))
+        view = self._view(caller, request)
+        bearer = None if view.bearers is None else view.bearers.current()
+        if rule.task is TaskNeed.NONE:
+            return view, bearer
+        task = self._snapshots.task(view.identity, _task_thread(rule, request))
+        return (view, bearer) if task is None else (view, bearer, task.task, task.upstream)
+
     async def _work_out(
         self, caller: Caller, request: AuthorizationRequest, min_validity: float, deadline: float
     ) -> Answer:

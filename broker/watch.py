@@ -14,6 +14,7 @@ import asyncio
 import heapq
 import itertools
 import math
+import operator
 import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -25,7 +26,16 @@ from broker import errors
 from broker.authorization import Answer, Asking, AuthorizationRequest, Authorizer
 from broker.clock import Clock
 from broker.errors import BrokerError
-from broker.model import CredentialKind, IdentityId, IdentityName, IdentityState, ScopeName, TaskState, ThreadId
+from broker.model import (
+    CredentialKind,
+    Identity,
+    IdentityId,
+    IdentityName,
+    IdentityState,
+    ScopeName,
+    TaskState,
+    ThreadId,
+)
 from broker.scopes import TaskNeed
 from broker.snapshots import IdentityView, Snapshots
 from broker.telemetry import Metrics, logger
@@ -105,6 +115,7 @@ class _Topic:
 
     __slots__ = (
         "answer",
+        "basis",
         "call",
         "due",
         "epoch",
@@ -112,7 +123,7 @@ class _Topic:
         "failure_time",
         "failures",
         "held",
-        "identity_version",
+        "identity",
         "is_gone",
         "is_obtaining",
         "number",
@@ -133,7 +144,10 @@ class _Topic:
         """Grows whenever there is something new to send."""
         self.epoch = -1
         """For which epoch of the snapshots the answer was decided on."""
-        self.identity_version = 0
+        self.identity: Identity | None = None
+        """The row that the answer was made from."""
+        self.basis: tuple[object, ...] = ()
+        """What the answer rests on, to see quickly whether a change concerns it."""
         self.due = 0.0
         """When it is worked out next, on the monotonic clock."""
         self.failures = 0
@@ -155,7 +169,7 @@ class Subscription:
     `name_bytes` is room for the edge: the subscription's name as it stands in messages.
     """
 
-    __slots__ = ("awaits_resending", "held", "id", "is_resumed", "name_bytes", "seen", "stream", "topic")
+    __slots__ = ("held", "id", "is_resumed", "name_bytes", "resend_by", "seen", "stream", "topic")
 
     def __init__(self, subscription_id: str, stream: "WatchStream", topic: _Topic, name_bytes: bytes) -> None:
         self.id = subscription_id
@@ -166,8 +180,8 @@ class Subscription:
         """What its caller holds and may use."""
         self.is_resumed = False
         """Whether it came with a value from an earlier stream that was not looked at yet."""
-        self.awaits_resending = False
-        """Whether that value is still the one it holds."""
+        self.resend_by: float | None = None
+        """By when that value is replaced, on the monotonic clock, while it is still the one that is held."""
         self.seen = 0
         """The number of its topic that it was sent."""
 
@@ -368,7 +382,7 @@ class WatchStream:
         if self._retry_delay is None:
             self._retry_delay = retry_delay
             for subscription in self._subscriptions.values():
-                self._hub.renew_before(subscription.topic, retry_delay + _REOPENING_MARGIN_SECONDS)
+                self._hub.renew_before(subscription, retry_delay + _REOPENING_MARGIN_SECONDS)
             self._something.set()
 
     def __len__(self) -> int:
@@ -593,7 +607,7 @@ class WatchHub:
                 self._fail(topic, error)
             else:
                 subscription.seen, subscription.held = topic.number, topic.held
-                subscription.awaits_resending = False
+                subscription.resend_by = None
                 self._values[topic.answer.authorization.kind].value += 1
                 return Value(subscription, topic.answer)
         subscription.seen = topic.number
@@ -616,9 +630,9 @@ class WatchHub:
         if held is None or answer is None or topic.held is None or held.revision != topic.held.revision:
             return False
         lease = answer.authorization.expire_time - answer.authorization.mint_time
-        part = self._jitter.uniform(_EARLIEST_RESENDING, _LATEST_RESENDING)
-        subscription.awaits_resending = True
-        self._schedule(self.clock.monotonic() + lease * part, subscription)
+        now = self.clock.monotonic()
+        subscription.resend_by = now + lease * _LATEST_RESENDING
+        self._schedule(now + lease * self._jitter.uniform(_EARLIEST_RESENDING, _LATEST_RESENDING), subscription)
         return True
 
     def _lost(self, held: _Held, topic: _Topic) -> WithdrawalReason | None:  # noqa: PLR0911 - a table, first match wins
@@ -650,21 +664,32 @@ class WatchHub:
     def _check(self, topic: _Topic) -> None:
         """Decide again; work it out anew unless that comes to the very same credential."""
         held, answer = topic.held, topic.answer
+        if held is None or answer is None or answer.authorization.expire_time <= self.clock.now():
+            self._work(topic)
+            return
         try:
             revision = self._authorizer.revision_now(topic.call.caller, topic.request)
+            is_same = revision == held.revision and topic.identity is self._identity(held.identity_id)
         except BrokerError as error:
             self._fail(topic, error)
             return
-        if (
-            held is not None
-            and answer is not None
-            and revision == held.revision
-            and topic.identity_version == self._identity_version(held.identity_id)
-            and answer.authorization.expire_time > self.clock.now()
-        ):
+        if is_same:
             topic.epoch = self._snapshots.epoch
+            topic.basis = self._basis(topic)
         else:
             self._work(topic)
+
+    def _rests_on_the_same(self, topic: _Topic) -> bool:
+        """Say whether no change concerns a topic's answer; far cheaper than to decide again."""
+        basis = self._basis(topic)
+        return len(basis) == len(topic.basis) > 0 and all(map(operator.is_, basis, topic.basis))
+
+    def _basis(self, topic: _Topic) -> tuple[object, ...]:
+        """Return what an answer of now would rest on; nothing when there can be none."""
+        try:
+            return self._authorizer.basis(topic.call.caller, topic.request)
+        except BrokerError:
+            return ()
 
     def _work(self, topic: _Topic) -> None:
         """Work a topic out anew, or have obtained what it needs first."""
@@ -689,7 +714,8 @@ class WatchHub:
             view = self._snapshots.view(revision.identity_id)
             topic.answer, topic.error, topic.failures = answer, None, 0
             topic.held = _Held(revision.text, revision.identity_id, revision.generation, _ladder_version(view))
-            topic.identity_version = self._identity_version(revision.identity_id)
+            topic.identity = self._identity(revision.identity_id)
+            topic.basis = self._basis(topic)
             self._put(topic, revision.identity_id)
         topic.epoch = answer.epoch
         # Before it is due, and not before another second has begun, which is when it would be another.
@@ -765,11 +791,19 @@ class WatchHub:
             topic, _ = self._waiting.popitem(last=False)
             self._begin_obtaining(topic)
 
-    def renew_before(self, topic: _Topic, seconds: float) -> None:
-        """Work a topic out now if its value is due within so many seconds."""
-        answer = topic.answer
+    def renew_before(self, subscription: Subscription, seconds: float) -> None:
+        """Replace a value now if that is due within so many seconds, in which nothing can be sent."""
+        if subscription.resend_by is not None and subscription.resend_by - self.clock.monotonic() < seconds:
+            self._resend(subscription)
+        answer = subscription.topic.answer
         if answer is not None and answer.authorization.refresh_time - self.clock.now() < seconds:
-            self._work(topic)
+            self._work(subscription.topic)
+
+    @staticmethod
+    def _resend(subscription: Subscription) -> None:
+        """Send a subscription what there is, whatever it was sent before."""
+        subscription.seen = -1
+        subscription.stream.mark(subscription)
 
     @staticmethod
     def _clear(topic: _Topic) -> None:
@@ -812,9 +846,9 @@ class WatchHub:
             if not topics:
                 del self._places[topic.place]
 
-    def _identity_version(self, identity_id: IdentityId) -> int:
+    def _identity(self, identity_id: IdentityId) -> Identity | None:
         view = self._snapshots.view(identity_id)
-        return 0 if view is None else view.identity.version
+        return None if view is None else view.identity
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -839,7 +873,7 @@ class WatchHub:
     @staticmethod
     def _is_wanted(time: float, what: "_Topic | Subscription") -> bool:
         if isinstance(what, Subscription):
-            return what.awaits_resending and what in what.topic.subscriptions
+            return what.resend_by is not None and what in what.topic.subscriptions
         return not what.is_gone and what.due == time
 
     async def _run(self) -> None:
@@ -881,8 +915,7 @@ class WatchHub:
 
     def _on_time(self, what: "_Topic | Subscription") -> None:
         if isinstance(what, Subscription):
-            what.seen = -1
-            what.stream.mark(what)
+            self._resend(what)
         elif what.subscriptions:
             self._work(what)
         else:
@@ -922,7 +955,7 @@ class WatchHub:
                 self._drop(topic)
             elif topic.is_obtaining:
                 self._mark(topic)  # what is held may be lost meanwhile
-            else:
+            elif topic.answer is None or not self._rests_on_the_same(topic):
                 self._check(topic)
         if not self._suspects and self._pass_begun is not None:
             ended = self.clock.monotonic()
