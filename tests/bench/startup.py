@@ -36,8 +36,8 @@ def measure_serve(*, times: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-startup-") as name:
         for number in range(times + 1):
             settings = Settings.choose(Path(name) / str(number))
-            fresh.append(_seconds_to_serving(settings))
-            again.append(_seconds_to_serving(settings))
+            fresh.append(seconds_to_serving(settings))
+            again.append(seconds_to_serving(settings))
     return [
         _figure("serve to SERVING, first start", fresh[1:], SERVE_GOAL_SECONDS),
         _figure("serve to SERVING, later start", again[1:], SERVE_GOAL_SECONDS),
@@ -53,7 +53,13 @@ def _cpu_seconds(command: list[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _seconds_to_serving(settings: Settings) -> float:
+def seconds_to_serving(settings: Settings) -> float:
+    """
+    Start the broker, wait for the first answer of SERVING, and stop it.
+
+    Raises:
+        ServerError: it did not come up.
+    """
     command = [str(PROGRAM), "serve", "--config", str(settings.write())]
     log = settings.folder / "serve.log"
     with log.open("wb") as output:

@@ -26,8 +26,10 @@ from broker.model import (
     StoredBearer,
     Task,
     TaskKind,
+    TaskState,
     ThreadId,
     UpstreamKey,
+    UpstreamTask,
 )
 from broker.store import Claimed, CreateRequest, NewKey, Store, TaskClaim
 from broker.store import sqlite as sqlite_module
@@ -147,6 +149,22 @@ async def add_login(store: Store, identity: Identity | None = None, **changes: A
 def new_key(name: str = "2") -> NewKey:
     """Build a key to change to."""
     return NewKey(sealed_private_key=f"sealed key {name}".encode(), public_key=f"ssh-ed25519 {name}")
+
+
+def upstream_task(identity: Identity, key: UpstreamKey, **changes: Any) -> UpstreamTask:
+    """Build an upstream task of an identity's generation that lives and has no end."""
+    upstream = UpstreamTask(
+        identity_id=identity.id,
+        generation=identity.generation,
+        key=key,
+        state=TaskState.ACTIVE,
+        version=1,
+        fencing_token=1,
+        sealed_task_id=b"sealed task id",
+        create_time=NOW,
+        update_time=NOW,
+    )
+    return replace(upstream, **changes)
 
 
 async def add_task(store: Store, identity: Identity, thread: str | None = "thread-1", **claim: Any) -> Task:

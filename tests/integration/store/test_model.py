@@ -65,17 +65,20 @@ class StoreMachine(RuleBasedStateMachine):
         """Let time pass."""
         self.now += seconds
 
-    @rule(thread=THREADS, restart=st.booleans())
-    def claim(self, thread: str, *, restart: bool) -> None:
-        """Claim, and expect what the contract says."""
+    @rule(thread=THREADS, restart=st.booleans(), successor=st.booleans())
+    def claim(self, thread: str, *, restart: bool, successor: bool) -> None:
+        """Claim, perhaps in the place of what lives, and expect what the contract says."""
         wish = task_claim(self.identity, thread, key=KEYS[thread], now=self.now, lease_seconds=LEASE, restart=restart)
+        if successor:
+            wish = replace(wish, replace=self.versions.get(KEYS[thread]))
         outcome = self.runner.run(self.store.claim_task(wish))
         if self.bindings.get(thread, TaskState.ACTIVE) is not TaskState.ACTIVE and not restart:
             assert isinstance(outcome, Standing)
             return
         self.bindings[thread] = TaskState.ACTIVE
         known = self._of(thread)
-        if known and known.state is TaskState.ACTIVE and (known.expire is None or known.expire > self.now):
+        lives = known and known.state is TaskState.ACTIVE and (known.expire is None or known.expire > self.now)
+        if lives and not successor:
             assert isinstance(outcome, Standing)
         elif known and known.lease is not None and known.lease > self.now:
             assert isinstance(outcome, HeldElsewhere)
@@ -85,6 +88,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert held is not None
             assert all(held.fencing_token > c.fencing_token for c in self.claims if c.key == held.key)
             self.claims.append(held)
+            if known and lives:
+                known.lease, known.token = self.now + LEASE, held.fencing_token
+                return
             self.upstream[self.identity.generation, KEYS[thread]] = Upstream(
                 TaskState.CLAIMED, lease=self.now + LEASE, token=held.fencing_token
             )
@@ -102,7 +108,7 @@ class StoreMachine(RuleBasedStateMachine):
         if known and current and known.lease is not None:
             assert done is not None
             known.state, known.lease, known.sealed, known.expire = TaskState.ACTIVE, None, sealed, expire
-        elif known and current and known.state is TaskState.ACTIVE:
+        elif known and current and known.state is TaskState.ACTIVE and known.sealed == sealed:
             assert done is not None  # the same answer again
         else:
             assert done is None

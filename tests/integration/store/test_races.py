@@ -98,7 +98,7 @@ async def test_processes_that_start_together_migrate_once(database: object) -> N
     assert database.execute("SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
 
 
-@pytest.mark.parametrize("statements", [1, 2, 5, 12, 20, 0])
+@pytest.mark.parametrize("statements", [1, 2, 5, 12, 20, 35, 0])
 async def test_a_migration_killed_in_the_middle_leaves_nothing(database: object, statements: int) -> None:
     """After kill -9 the database is as before, and the next start migrates it."""
     worker = await database.worker("migrate_and_die", str(statements))
