@@ -74,7 +74,7 @@ class Client:
     secret_file: ProofFile | None
     auth: ClientAuth = "basic"
 
-    async def sign(self) -> tuple[dict[str, str | Secret], dict[str, str | Secret]]:
+    async def proof(self) -> tuple[dict[str, str | Secret], dict[str, str | Secret]]:
         """
         Return the headers and the form fields that say and prove who asks.
 
@@ -172,7 +172,7 @@ class TokenEndpoint:
             IssuerDownError: the issuer was not reached, failed, asks to wait, or answered with what cannot be used.
             ReauthRequiredError: it refused, and will again until something is changed.
         """
-        headers, proof = ({}, {}) if client is None else await client.sign()
+        headers, proof = ({}, {}) if client is None else await client.proof()
         form = {name: value for name, value in fields.items() if value is not None} | proof
         send_time = self._clock.now()
         try:
