@@ -42,6 +42,13 @@ _SEED = click.option("--seed", default=None, type=int, help="Repeats the order o
 _CALLS = click.option(
     "--calls", default=16_384, type=click.IntRange(4096, 1_000_000), help="How many calls, 4,096 of them at once."
 )
+_SECONDS = click.option(
+    "--watch-seconds",
+    "seconds",
+    default=40.0,
+    type=click.FloatRange(10, 120),
+    help="For how long it is looked whether values come in time.",
+)
 _TIMES = click.option("--times", default=5, type=click.IntRange(1, 100), help="How often the program is started.")
 
 
@@ -67,6 +74,16 @@ def flight(form: str, calls: int) -> None:
 def hot_path(form: str) -> None:
     """What 1,000 warm calls touch: seams by counters, files and sockets by strace."""
     _report(form, lambda cores: [_hot_path(cores)])
+
+
+@bench.command()
+@_ROUNDS
+@_SEED
+@_SECONDS
+@click.pass_obj
+def watch(form: str, rounds: int, seed: int | None, seconds: float) -> None:
+    """Values over 1,000 watch streams: in time, their memory, and CPU beside unary answers."""
+    _report(form, lambda cores: _watch(cores, rounds, seed, seconds))
 
 
 @bench.command()
@@ -107,7 +124,9 @@ def rotation(form: str, seconds: float, rate: int, rotations: int) -> None:
 
 @bench.command()
 @click.option("--rounds", default=10, type=click.IntRange(1, 1000), help="Of 100 parallel reports each.")
-@click.option("--reports", default=1000, type=click.IntRange(1, 1_000_000), help="To a backend that rejects everything.")
+@click.option(
+    "--reports", default=1000, type=click.IntRange(1, 1_000_000), help="To a backend that rejects everything."
+)
 @click.pass_obj
 def rejection(form: str, rounds: int, reports: int) -> None:
     """What rejected credentials cost: 100 parallel reports of one, and reports that never help."""
@@ -119,12 +138,19 @@ def rejection(form: str, rounds: int, reports: int) -> None:
 @_SEED
 @_CALLS
 @_TIMES
+@_SECONDS
 @click.pass_obj
-def everything(form: str, rounds: int, seed: int | None, calls: int, times: int) -> None:
+def everything(form: str, rounds: int, seed: int | None, calls: int, times: int, seconds: float) -> None:
     """All of these."""
     _report(
         form,
-        lambda cores: [_cost(cores, rounds, seed), _flight(cores, calls), _hot_path(cores), *_startup(times)],
+        lambda cores: [
+            _cost(cores, rounds, seed),
+            _flight(cores, calls),
+            _hot_path(cores),
+            *_watch(cores, rounds, seed, seconds),
+            *_startup(times),
+        ],
     )
 
 
@@ -171,6 +197,13 @@ def _rejection(cores: Cores, rounds: int, reports: int) -> list[Figure]:
     from tests.bench.rejection import measure_rejection
 
     return measure_rejection(cores, rounds=rounds, reports=reports)
+
+
+def _watch(cores: Cores, rounds: int, seed: int | None, seconds: float) -> list[Figure]:
+    from tests.bench.watch import measure_in_time, measure_push
+
+    push = measure_push(cores, rounds=rounds, seed=int.from_bytes(os.urandom(4), "big") if seed is None else seed)
+    return [*measure_in_time(cores, seconds=seconds), push]
 
 
 def _startup(times: int) -> list[Figure]:

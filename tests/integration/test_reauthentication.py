@@ -239,7 +239,9 @@ async def test_a_login_without_an_access_token_is_refreshed_at_once(tmp_path: Pa
         async with running_broker(tmp_path, emulator, bearer_sources=sources) as broker:
             await create_bearer(broker, static_bearer=static(token(emulator)))
             pair = emulator.backend.mint_token(lifetime=timedelta(days=1))
-            login = admin_pb2.OauthBearer(source="chatgpt", refresh_token=pair.refresh_token, id_token=pair.id_token)
+            login = admin_pb2.OauthBearer(
+                source="chatgpt", refresh_token=pair.refresh_token or "", id_token=pair.id_token or ""
+            )
             after = await reauthenticate(broker, oauth_bearer=login)
             assert after.state == ACTIVE
             assert refreshes(emulator) == 1
@@ -274,7 +276,7 @@ async def test_a_request_is_done_once(tmp_path: Path) -> None:
         async with running_broker(tmp_path, emulator, bearer_sources=sources) as broker:
             before = await create_bearer(broker, static_bearer=static(token(emulator)))
             pair = emulator.backend.mint_token(lifetime=timedelta(days=1))
-            login = admin_pb2.OauthBearer(source="chatgpt", refresh_token=pair.refresh_token)
+            login = admin_pb2.OauthBearer(source="chatgpt", refresh_token=pair.refresh_token or "")
             order: dict[str, Any] = {"oauth_bearer": login, "etag": before.etag}
             first = await reauthenticate(broker, "r1", **order)
             assert await reauthenticate(broker, "r1", **order) == first

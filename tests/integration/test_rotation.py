@@ -20,12 +20,12 @@ from broker.emulator.faults import Action, FaultRule
 from broker.emulator.routing import Operation
 from broker.errors import RowCorruptError
 from broker.keyring import Keyring
-from broker.model import Identity, IdentityName
+from broker.model import Identity, IdentityName, IdentityState
 from broker.snapshots import open_private_key
 from tests.bench.processes import Server
 from tests.bench.rotation import observe_rotation
 from tests.support.assertions import assertion_of
-from tests.support.broker_process import backend_section
+from tests.support.broker_process import LEASE_SECONDS, backend_section
 from tests.support.brokers import Broker, eventually, guarded_channel, refused, running_broker, running_emulator
 
 PROFILES = ("codex-2026-04", "codex-2026-05", "codex-2026-08")
@@ -126,6 +126,11 @@ async def test_the_old_key_is_erased(tmp_path: Path) -> None:
         open_private_key(keyring, dataclasses.replace(after, sealed_private_key=sealed))
 
 
+def states(*brokers: Broker) -> set[IdentityState]:
+    """Return the states in which brokers see their one identity."""
+    return {broker.app.snapshots.views()[0].identity.state for broker in brokers}
+
+
 async def row(broker: Broker, name: str = "agent") -> Identity:
     """Return an identity as it stands in the store."""
     found = await broker.app.store.identity_named(IdentityName(name))
@@ -187,10 +192,7 @@ async def test_two_brokers_at_once_make_one_new_agent(tmp_path: Path) -> None:
             hanging = fault(one, Action.HANG, Operation.AGENT_REGISTER)
             rotations = [asyncio.create_task(rotate(broker, f"r-{n}")) for n, broker in enumerate((one, other))]
             await eventually(lambda: one.registrations("agent_register") == 2)
-            for broker in (one, other):
-                await eventually(
-                    lambda broker=broker: broker.app.snapshots.views()[0].identity.state.value == "ROTATING"
-                )
+            await eventually(lambda: states(one, other) == {IdentityState.ROTATING})
             emulator.backend.faults.remove(hanging)
             first, second = await asyncio.gather(*rotations)
             assert first == second
@@ -247,6 +249,7 @@ async def test_tasks_of_a_refused_agent_are_never_used(tmp_path: Path) -> None:
 async def test_a_backend_that_is_away_is_waited_for(tmp_path: Path, operation: Operation) -> None:
     """A 503 is no refusal: the old pair serves, the state says ROTATING, and the change is carried on with the same key."""
     async with agent(tmp_path) as (broker, before):
+        await broker.authorize(thread_id="thread-1")
         away = fault(broker, Action.STATUS, operation, status=503, retry_after="0")
         assert (await refused(rotate(broker))).reason == "BACKEND_DOWN"
         meanwhile = await shown(broker)
@@ -352,27 +355,8 @@ async def test_an_etag_of_before_is_refused(tmp_path: Path) -> None:
 STEPS = ("claim_agent", "record_agent", "claim_task", "complete_claim", "adopt_agent")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stubs:
-    """Both services of a broker in a process of its own."""
-
-    callers: "credential_broker_pb2_grpc.CredentialBrokerAsyncStub"
-    admin: "broker_admin_pb2_grpc.BrokerAdminAsyncStub"
-
-
-@contextlib.asynccontextmanager
-async def process(folder: Path, name: str, emulator: EmulatorServer, *more: str) -> AsyncIterator[Stubs]:
-    """Run a broker in a process of its own."""
-    arguments = ["--state-dir", str(folder / "state"), "--backend", emulator.url, "--profile", "codex-2026-05", *more]
-    with Server(name, "tests.support.broker_process", arguments, folder=folder) as server:
-        serving = await asyncio.to_thread(server.next_event)
-        async with guarded_channel(serving["callers"]) as callers, guarded_channel(serving["admin"]) as admin:
-            yield Stubs(
-                credential_broker_pb2_grpc.CredentialBrokerStub(callers), broker_admin_pb2_grpc.BrokerAdminStub(admin)
-            )
-
-
 @pytest.mark.slow
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 async def test_killed_at_each_step(tmp_path: Path, step: str, moment: str) -> None:
@@ -382,37 +366,35 @@ async def test_killed_at_each_step(tmp_path: Path, step: str, moment: str) -> No
     The key that the backend was told is the one that serves in the end, and it was registered once, but where the answer
     was lost with the broker: then the same key was registered again.
     """
-    async with running_emulator(profile="codex-2026-05") as emulator:
-        async with process(tmp_path, "first", emulator) as stubs:
-            token = emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token
-            create = admin_pb2.CreateIdentityRequest(
-                request_id="create",
-                name="agent",
-                mode=admin_pb2.IDENTITY_MODE_AGENT,
-                static_bearer=admin_pb2.StaticBearer(token=token),
-            )
-            before = (await stubs.admin.CreateIdentity(create, timeout=20)).identity
-            request = pb2.GetAuthorizationRequest(scope="inference", thread_id="thread-1")
-            await stubs.callers.GetAuthorization(request, timeout=20)
-            background = pb2.GetAuthorizationRequest(scope="control_plane.analytics")
-            await stubs.callers.GetAuthorization(background, timeout=20)
-        order = admin_pb2.RotateIdentityKeyRequest(request_id="rotate", name="agent")
-        async with process(tmp_path, "killed", emulator, f"--die-{moment}", step) as stubs:
-            # A caller in between, so that the thread's task is one of those in use.
-            await stubs.callers.GetAuthorization(request, timeout=20)
-            with pytest.raises(grpc.aio.AioRpcError):
-                await stubs.admin.RotateIdentityKey(order, timeout=20)
-        async with process(tmp_path, "second", emulator) as stubs:
-            after = (await stubs.admin.RotateIdentityKey(order, timeout=20)).identity
+    profile, state = "codex-2026-05", tmp_path / "state"
+    order = admin_pb2.RotateIdentityKeyRequest(request_id="rotate", name="agent")
+    sections: dict[str, Any] = {"limits": {"registration_lease_seconds": LEASE_SECONDS}}
+    async with running_emulator(profile=profile) as emulator:
+        sections["backends"] = backend_section(profile, emulator.url)
+        async with running_broker(state, emulator, **sections) as broker:
+            before = await broker.create_agent()
+            await broker.authorize(thread_id="thread-1")
+            await broker.authorize("control_plane.analytics")
+        arguments = ["--state-dir", str(state), "--backend", emulator.url, "--profile", profile]
+        arguments += [f"--die-{moment}", step]
+        with Server("killed", "tests.support.broker_process", arguments, folder=tmp_path) as server:
+            serving = await asyncio.to_thread(server.next_event)
+            async with guarded_channel(serving["callers"]) as callers, guarded_channel(serving["admin"]) as admin:
+                # A caller in between, so that the thread's task is one of those in use.
+                used = pb2.GetAuthorizationRequest(scope="inference", thread_id="thread-1")
+                await credential_broker_pb2_grpc.CredentialBrokerStub(callers).GetAuthorization(used, timeout=20)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await broker_admin_pb2_grpc.BrokerAdminStub(admin).RotateIdentityKey(order, timeout=20)
+        async with running_broker(state, emulator, **sections) as broker:
+            after = (await broker.admin.RotateIdentityKey(order, timeout=20)).identity
             assert (after.state, after.generation) == (ACTIVE, before.generation + 1)
-            answer = (await stubs.callers.GetAuthorization(request, timeout=20)).authorization
-            assert assertion_of(answer).is_signed_by(after.public_key)
-            broker = Broker(None, emulator, stubs.callers, stubs.admin)  # type: ignore[arg-type]
-            assert await accepted(broker, answer)
-        registrations = keys_known(emulator).count(after.public_key)
-        assert keys_known(emulator)[0] == before.public_key
-        assert len(set(keys_known(emulator))) == 2
-        assert registrations == (2 if (step, moment) == ("record_agent", "before") else 1)
+            authorization = await broker.authorize(thread_id="thread-1")
+            assert assertion_of(authorization).is_signed_by(after.public_key)
+            assert await accepted(broker, authorization)
+        known = keys_known(emulator)
+        assert known[0] == before.public_key
+        assert set(known[1:]) == {after.public_key}
+        assert len(known) == (3 if (step, moment) == ("record_agent", "before") else 2)
 
 
 # --- under load -------------------------------------------------------------------------------------------------------
