@@ -257,7 +257,7 @@ class Registrar:
                 if changed_before or order.ahead is not None:
                     raise
                 # Once more with the identity as it is now; a second change is told to the caller.
-                changed_before, view = True, self._snapshots.publish_identity(await self._reread(view.identity))
+                changed_before, view = True, await self._reread(view.identity)
                 continue
             if isinstance(outcome, Standing):
                 return outcome.task
@@ -295,8 +295,8 @@ class Registrar:
             )
         )
 
-    async def _reread(self, identity: Identity) -> Identity:
-        current = await self._store.identity(identity.id)
+    async def _reread(self, identity: Identity) -> IdentityView:
+        current = await self._snapshots.reread_identity(identity.id)
         if current is None:
             raise errors.IdentityRevokedError
         return current

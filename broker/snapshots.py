@@ -662,10 +662,27 @@ class Snapshots:
         identity = await self._identity_or_trouble(known.identity.id)
         if identity is None:
             return
-        self.publish_identity(identity)
-        self._observe_revocation("identity", known.identity.state, identity.state, identity.update_time)
+        self._publish_reread(identity)
         if identity.generation != known.identity.generation or identity.bearer_source is None:
             self._take_in(await self._read_identity(identity))
+
+    async def reread_identity(self, identity_id: IdentityId) -> IdentityView | None:
+        """
+        Take in an identity that a write has found changed by another process; None when it is gone.
+
+        Raises:
+            StoreDownError: the store cannot be reached.
+            RowCorruptError: its row cannot be read.
+        """
+        identity = await self._store.identity(identity_id)
+        return None if identity is None else self._publish_reread(identity)
+
+    def _publish_reread(self, identity: Identity) -> IdentityView:
+        known = self._views.get(identity.id)
+        view = self.publish_identity(identity)
+        if known is not None:
+            self._observe_revocation("identity", known.identity.state, identity.state, identity.update_time)
+        return view
 
     async def _identity_or_trouble(self, identity_id: IdentityId) -> Identity | None:
         try:

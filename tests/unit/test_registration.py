@@ -15,7 +15,7 @@ from nacl.signing import VerifyKey
 from broker import errors, registration
 from broker.backend_api import TaskAnswer
 from broker.errors import BrokerError
-from broker.model import Task, TaskKind, TaskState, ThreadId
+from broker.model import IdentityState, Task, TaskKind, TaskState, ThreadId
 from broker.outbound import FailureKind, OutboundFailure
 from broker.policy import TaskFact
 from broker.registration import Registrar
@@ -417,6 +417,20 @@ async def test_another_process_that_changed_the_identity_clears_what_was_held_ag
     assert current is not None
     assert shop.registrar.trouble(current, ONE) is None
     assert (await ensure(shop, current)).effective_state is TaskState.ACTIVE
+
+
+async def test_a_revocation_that_a_claim_finds_out_is_heeded_and_measured(shop: Workshop) -> None:
+    """An identity that another process disabled is refused at once, without waiting for the next look at the store."""
+    view = await shop.agent()
+    disabled = replace(view.identity, state=IdentityState.DISABLED, generation=2, update_time=shop.clock.now())
+    await shop.store.write_identity(disabled)
+    shop.clock.pass_(0.2)
+    assert type(await outcome(shop, view)) is errors.GenerationChangedError
+    known = shop.snapshots.view(view.identity.id)
+    assert known is not None
+    assert known.identity.state is IdentityState.DISABLED
+    name = "credential_broker_revocation_propagation_seconds_sum"
+    assert shop.tally(name, what="identity") == pytest.approx(0.2)
 
 
 async def test_an_orphan_of_an_earlier_try_is_recorded_with_the_success(shop: Workshop) -> None:
