@@ -132,9 +132,9 @@ class TokenAnswer:
         if lives is not None:
             if isinstance(lives, str) and lives.isascii() and lives.isdecimal():  # as some issuers write it
                 lives = int(lives)
-            if not _is_seconds(lives) or lives <= 0:
+            if not isinstance(lives, int | float) or isinstance(lives, bool):
                 raise unusable("the answer's expires_in is no number of seconds")
-            ends.append(self.send_time + min(float(lives), _LONGEST_LIFETIME))
+            ends.append(self.send_time + min(lives, _LONGEST_LIFETIME))
         said = unverified_expire_time(self.access_token)
         if said is not None:
             ends.append(said)
@@ -211,7 +211,3 @@ def _meaning(failure: OutboundFailure) -> BrokerError:
     if failure.kind is FailureKind.REFUSED and not transient:
         return ReauthRequiredError(note=failure.note)
     return IssuerDownError(retry_after=failure.retry_after, note=failure.note)
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

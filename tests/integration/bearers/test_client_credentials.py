@@ -1,11 +1,13 @@
 """The client credentials grant for real: against the emulator's strict issuer, over HTTP."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.bearer import Phase
+from broker.bearer.token_endpoint import Client, ProofFile
 from broker.emulator.clients import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, ClientAuth
 from broker.errors import IssuerDownError, ReauthRequiredError
 from tests.support.brokers import running_emulator
@@ -62,6 +64,15 @@ async def test_the_secret_is_shown_as_configured(tmp_path: Path, auth: str) -> N
         secret_file(tmp_path / "secret", registered.client_secret)
         async with opened(service=one) as sources:
             assert await accepted(emulator.url, await sources["service"].refresh()) == 200
+
+
+@pytest.mark.parametrize("auth", ["basic", "post"])
+async def test_the_secret_hides_on_its_way(tmp_path: Path, auth: Any) -> None:
+    """Neither header nor form field can be printed by accident: they are revealed only to be sent."""
+    client = Client("c", ProofFile(Path(secret_file(tmp_path / "secret", "canary-secret"))), auth)
+    printed = f"{await client.proof()} {client!r} {vars(client.secret_file)}"
+    assert "canary" not in printed
+    assert base64.b64encode(b"c:canary-secret").decode() not in printed
 
 
 async def test_a_token_is_renewed_before_it_ends(tmp_path: Path) -> None:
