@@ -6,7 +6,7 @@ How a refresh token goes, if it is sent at all (see `broker.model.RefreshState`)
     IDLE                       --claim-->     IN_FLIGHT, leased     sent for the first time
     IN_FLIGHT, lease over      --claim-->     PROBING, leased       sent once more, to learn what became of the first
     PROBING, lease over        --claim-->     DEAD                  nobody will ever know
-    IN_FLIGHT, PROBING leased  --complete-->  IDLE, next pair       same pair and fencing token only, as all below
+    IN_FLIGHT, PROBING leased  --complete-->  IDLE, next pair       same fencing token only, as all below
     IN_FLIGHT leased           --release-->   IDLE                  it was surely not processed
     PROBING leased             --release-->   IN_FLIGHT, no lease   nor was the probe, which says nothing of the first
     IN_FLIGHT, PROBING leased  --refuse-->    DEAD
@@ -160,11 +160,8 @@ def _may_be_sent(bearer: StoredBearer, now: float) -> bool:
 
 
 def _holds(current: StoredBearer, held: StoredBearer) -> bool:
-    return (
-        current.pair == held.pair
-        and current.fencing_token == held.fencing_token
-        and current.lease_expire_time is not None
-    )
+    """Say whether a claim is still its holder's; no two claims of an identity ever had one token, whatever the pair."""
+    return current.fencing_token == held.fencing_token and current.lease_expire_time is not None
 
 
 def _end(tx: WriteTransaction, bearer: StoredBearer, reason: str, *, now: float) -> tuple[StoredBearer, Identity]:

@@ -11,9 +11,9 @@ from broker.errors import (
     RequestIdReusedError,
     RowCorruptError,
 )
-from broker.model import IdentityId, IdentityName, IdentityState, Mode, Origin, StoredBearer
+from broker.model import IdentityId, IdentityName, IdentityState, Mode, Origin, RefreshState, StoredBearer
 from broker.store.sql import SqlStore
-from tests.support.stores import NOW, add_identity, agent_identity, bearer_identity, create_request
+from tests.support.stores import NOW, add_identity, add_login, agent_identity, bearer_identity, create_request
 
 
 async def test_a_created_identity_is_read_back_whole(store: SqlStore) -> None:
@@ -154,6 +154,80 @@ async def test_deletion_takes_the_sealed_bearer_along(store: SqlStore) -> None:
     assert await store.bearer(identity.id) is not None
     await store.write_identity(replace(identity, version=identity.version + 1, state=IdentityState.DELETED))
     assert await store.bearer(identity.id) is None
+
+
+async def test_a_write_is_remembered_by_its_request(store: SqlStore) -> None:
+    """Repeated after a cut connection it writes nothing and answers with the row as it is now."""
+    identity = await add_identity(store)
+    request = create_request("reauthenticate")
+    first = await store.write_identity(replace(identity, email="one@example.com"), request=request)
+    assert first == await store.remembered_identity(request)
+    moved_on = await store.write_identity(replace(first, plan_type="team"))
+    at = await store.change_sequence()
+    again = await store.write_identity(replace(identity, email="one@example.com"), request=request)
+    assert moved_on == again == await store.identity(identity.id)
+    assert at == await store.change_sequence()
+    with pytest.raises(RequestIdReusedError):
+        await store.write_identity(moved_on, request=replace(request, fingerprint=b"other"))
+
+
+async def test_a_write_that_is_refused_is_not_remembered(store: SqlStore) -> None:
+    """Who read too early asks again under the same request."""
+    identity = await add_identity(store)
+    await store.write_identity(identity)
+    request = create_request()
+    with pytest.raises(GenerationChangedError):
+        await store.write_identity(identity, request=request)
+    assert await store.remembered_identity(request) is None
+
+
+async def test_a_disabled_identity_knows_what_it_was(store: SqlStore) -> None:
+    """The state to come back to is kept while it is disabled, and by nothing else."""
+    identity = await add_identity(store)
+    disabled = replace(identity, state=IdentityState.DISABLED, former_state=IdentityState.REJECTED)
+    disabled = await store.write_identity(disabled)
+    assert disabled == await store.identity(identity.id)
+    with pytest.raises(InternalError):
+        await store.write_identity(replace(disabled, state=IdentityState.ACTIVE))
+
+
+_SENT = {"refresh_state": RefreshState.IN_FLIGHT, "lease_expire_time": NOW}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"sealed": None, "sealed_refresh_token": None},
+        {"source": None},
+        {"pair": 0},
+        {"lease_expire_time": NOW},
+        {"refresh_state": RefreshState.PROBING},
+        {"refresh_state": RefreshState.DEAD},
+        {"reason": "reused"},
+        {"sealed_refresh_token": None, **_SENT},
+    ],
+    ids=", ".join,
+)
+async def test_a_bearer_that_cannot_be_is_not_stored(store: SqlStore, broken: dict[str, object]) -> None:
+    """The database itself refuses what the model promises never to happen."""
+    with pytest.raises(InternalError):
+        await add_login(store, **broken)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("pair", 0), ("refresh_state", "LOST"), ("lease_expire_time", 1.0), ("refresh_state", "IN_FLIGHT")],
+)
+async def test_a_damaged_bearer_is_not_guessed_at(
+    store: SqlStore, database: object, column: str, value: object
+) -> None:
+    """Neither read nor claimed: a refresh token is not sent on the word of a damaged row."""
+    stored = await add_login(store, sealed_refresh_token=None)
+    database.execute(f"UPDATE bearers SET {column} = ?", value)  # noqa: S608 names of this test
+    with pytest.raises(RowCorruptError):
+        await store.bearer(stored.identity_id)
+    with pytest.raises(RowCorruptError):
+        await store.claim_refresh(stored.identity_id, pair=1, now=NOW, lease_seconds=1)
 
 
 @pytest.mark.parametrize(
