@@ -113,6 +113,7 @@ class Application:
         self.snapshots: Snapshots
         self.registrar: Registrar
         self.authorizer: Authorizer
+        self.mender: Mender
         self.upkeep: Upkeep
         self.watch: WatchHub
         self._callers: Listener
@@ -278,7 +279,7 @@ class Application:
         callers = CredentialBrokerServicer(
             authorizer=self.authorizer,
             tasks=tasks,
-            mender=self._mender(identities, apis, audit),
+            mender=self._make_mender(identities, apis, audit),
             conversations=WatchConversations(hub=self.watch, clock=clock, metrics=self.metrics),
             page_tokens=page_tokens,
             clock=clock,
@@ -434,8 +435,8 @@ class Application:
             self._exits.push_async_callback(issuer.close)
         return sources, issuers
 
-    def _mender(self, identities: _IdentityKeepers, apis: Mapping[str, BackendApi], audit: AuditLog) -> Mender:
-        mender = Mender(
+    def _make_mender(self, identities: _IdentityKeepers, apis: Mapping[str, BackendApi], audit: AuditLog) -> Mender:
+        self.mender = Mender(
             store=self.store,
             snapshots=self.snapshots,
             registrar=self.registrar,
@@ -448,8 +449,8 @@ class Application:
             metrics=self.metrics,
             window_seconds=self.config.broker.rejection_window_seconds,
         )
-        self._exits.push_async_callback(mender.close)
-        return mender
+        self._exits.push_async_callback(self.mender.close)
+        return self.mender
 
     def _watch_hub(self, jitter: random.Random) -> WatchHub:
         limits = self.config.limits
@@ -527,6 +528,7 @@ class Application:
         )
         # Nothing new is begun from here on, so that what drains is all there is.
         await self.upkeep.stop()
+        await self.mender.close()
         await self.registrar.drain(settings.drain_grace_seconds)
         await self._exits.aclose()
 

@@ -149,10 +149,12 @@ class Mender:
         self._metrics = metrics
         self._window_seconds = window_seconds
         self._jobs: dict[_Subject, _Job] = {}
+        self._is_closed = False
         registrar.tell_refusals_to(self.task_refused)
 
     async def close(self) -> None:
-        """Give up what is under way; what was recorded of it is carried out when it is reported again."""
+        """Begin nothing more, and give up what is under way: what was recorded is done when it is reported again."""
+        self._is_closed = True
         jobs = list(self._jobs.values())
         for job in jobs:
             job.cancel()
@@ -211,7 +213,7 @@ class Mender:
     def task_refused(self, view: IdentityView, failure: OutboundFailure) -> None:
         """Give an identity another agent, if it may have one, since the backend refused the one it has a task."""
         subject = _RefusedAgent(view.identity.id, view.identity.generation)
-        if view.identity.can_register and failure.status in REFUSED_AGENT and len(self._jobs) < _MOST_JOBS:
+        if view.identity.can_register and failure.status in REFUSED_AGENT and not self._is_full:
             self._job(subject, lambda: self._mend_agent(subject, reported=False))
 
     async def _catch_up(self, identity_id: IdentityId, rule: ScopeRule, request: AuthorizationRequest) -> None:
@@ -253,7 +255,7 @@ class Mender:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     async def _outcome(self, subject: _Subject, work: Callable[[], Awaitable[_Outcome]], wait_until: float) -> _Outcome:
-        if subject not in self._jobs and len(self._jobs) >= _MOST_JOBS:
+        if subject not in self._jobs and self._is_full:
             raise errors.OverloadError(retry_after=1.0)
         job = self._job(subject, work)
         await asyncio.wait({job}, timeout=max(0.0, wait_until - self._clock.monotonic()))
@@ -266,6 +268,10 @@ class Mender:
                 metadata=outcome.metadata, retry_after=outcome.retry_after, note=outcome.note
             ) from outcome
         return outcome
+
+    @property
+    def _is_full(self) -> bool:
+        return self._is_closed or len(self._jobs) >= _MOST_JOBS
 
     def _job(self, subject: _Subject, work: Callable[[], Awaitable[_Outcome]]) -> _Job:
         job = self._jobs.get(subject)
