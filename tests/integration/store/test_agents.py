@@ -125,9 +125,12 @@ async def test_who_lost_the_claim_changes_nothing(store: SqlStore) -> None:
 
 
 async def test_a_released_claim_is_free_at_once(store: SqlStore) -> None:
-    """The next holder need not wait for the lease, and goes on with what was recorded."""
+    """The next holder need not wait for the lease, and goes on with what was recorded; the last one no more."""
     identity, recorded = await _changing(store)
     await store.release_agent(recorded, now=NOW + 1)
+    assert await store.record_agent(recorded, agent_runtime_id="runtime-2", now=NOW + 1) is None
+    assert await store.adopt_agent(recorded, now=NOW + 1) is None
+    assert await store.abandon_agent(recorded, now=NOW + 1) is None
     again = await _claim(store, identity, now=NOW + 1)
     assert again.fencing_token > recorded.fencing_token
     assert again.agent_runtime_id == "runtime-2"
