@@ -534,8 +534,8 @@ class Snapshots:
         """
         Load a binding from the store; callers who ask for the same one wait for one read.
 
-        That there is none is remembered for a few seconds, as long as nothing writes it: callers of a thread that
-        cannot be registered do not each cost a read.
+        That there is none, or one without an upstream task, is remembered for a few seconds, as long as nothing writes
+        it: callers of a thread that cannot be registered do not each cost a read.
 
         Raises:
             StoreDownError: the store cannot be reached, or did not answer by `wait_until` (monotonic).
@@ -543,7 +543,7 @@ class Snapshots:
         """
         key = (identity.id, thread_id)
         if self._absent.get(key, 0.0) > self._clock.monotonic():
-            return None
+            return self.task(identity, thread_id)
         load = self._loads.get(key)
         if load is None:
             load = asyncio.create_task(self._load_task(identity.id, thread_id), name="load-task")
@@ -567,14 +567,14 @@ class Snapshots:
         task = await self._store.task(identity_id, thread_id)
         if task is not None:
             self.publish_task(task)
-        elif known is None:
-            self._absent[key] = self._clock.monotonic() + _ABSENT_SECONDS
-            if len(self._absent) > _MOST_ABSENT:
-                self._absent.popitem(last=False)
-        elif self._tasks.get(key) is known:
+        elif known is not None and self._tasks.get(key) is known:
             # It was pruned. What was published during the read is newer than what the read saw.
             self._forget_task(key)
             self.touch(identity_id)
+        if task is None or task.upstream is None:
+            self._absent[key] = self._clock.monotonic() + _ABSENT_SECONDS
+            if len(self._absent) > _MOST_ABSENT:
+                self._absent.popitem(last=False)
 
     # --- following ----------------------------------------------------------------------------------------------------
 

@@ -603,6 +603,26 @@ async def test_that_there_is_no_binding_is_remembered_until_one_is_written(world
     assert await snapshots.load_task(agent, ThreadId("thread")) is not None
 
 
+async def test_that_a_binding_has_no_upstream_task_is_remembered_until_one_is_written(world: World) -> None:
+    """The same for a thread of before a change of generation, whose task cannot be registered now."""
+    agent, snapshots = await world.add_agent(), world.snapshots()
+    await world.add_task(agent, "thread")
+    changed = await world.store.write_identity(replace(agent, generation=agent.generation + 1))
+    await snapshots.warm_up()
+    await snapshots.follow()
+    world.store.calls.clear()
+    for _ in range(3):
+        found = await snapshots.load_task(changed, ThreadId("thread"))
+        assert found is not None
+        assert found.upstream is None
+    assert world.store.calls["task"] == 1
+    outcome = await world.store.claim_task(task_claim(changed, "thread"))
+    snapshots.publish_task(outcome.task)
+    again = await snapshots.load_task(changed, ThreadId("thread"))
+    assert again is not None
+    assert again.upstream is not None
+
+
 async def test_what_is_not_there_is_remembered_within_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers that ask for ever new threads do not fill the memory."""
     monkeypatch.setattr(snapshots_module, "_MOST_ABSENT", 3)
