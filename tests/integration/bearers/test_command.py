@@ -7,6 +7,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,27 @@ async def test_a_program_sees_little_of_the_broker(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TOOL_PROFILE", "y")
     printed = tmp_path / "printed"
     run = program(tmp_path, f"env | cut -d= -f1 | sort > {printed}; cat >> {printed}; pwd >> {printed}; echo sk-1")
-    async with opened(tool=section(run, pass_environment=["TOOL_PROFILE", "NOT_THERE"])) as sources:
-        await sources["tool"].refresh()
+    with standing_in_for_input(b"SECRET_TYPED\n"):
+        async with opened(tool=section(run, pass_environment=["TOOL_PROFILE", "NOT_THERE"])) as sources:
+            await sources["tool"].refresh()
     names = set(printed.read_text().split())
     assert names - {"_", "SHLVL", "PWD", "OLDPWD"} == {"PATH", "HOME", "LANG", "TOOL_PROFILE", "/"}
+
+
+@contextlib.contextmanager
+def standing_in_for_input(data: bytes) -> Iterator[None]:
+    """Have this process find these bytes on its standard input."""
+    saved = os.dup(0)
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    os.dup2(reading, 0)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+        os.close(reading)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ import asyncio
 import base64
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from broker.bearer import EXPIRY_MARGIN_SECONDS, Phase, Standing
+from broker.bearer import EXPIRY_MARGIN_SECONDS, Phase, Standing, file
 from broker.bearer.file import LARGEST_TOKEN_BYTES, LOOK_SECONDS, BearerFileError, FileSource, read_token
 from broker.errors import IssuerDownError
+from broker.model import Secret
 from tests.support.clocks import SetClock
 
 NOW = 1_800_000_000.0
@@ -199,15 +201,31 @@ async def test_a_file_is_looked_into_every_so_often(tmp_path: Path) -> None:
     await source.close()
 
 
-async def test_all_who_ask_together_read_once_more(tmp_path: Path) -> None:
+async def test_all_who_ask_together_read_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who comes while the file is read waits for the next read, as its news may be younger; all of them share that."""
     path = tmp_path / "token"
     write(path, "sk-1")
     source = FileSource(path, SetClock(NOW))
+    has_read, may_end = threading.Event(), threading.Event()
+    reads = 0
+
+    def slow(path: Path) -> Secret:
+        nonlocal reads
+        reads += 1
+        token = read_token(path)
+        has_read.set()
+        assert may_end.wait(30)
+        return token
+
+    monkeypatch.setattr(file, "read_token", slow)
     source.refresh_soon()
+    await asyncio.to_thread(has_read.wait, 30)
     write(path, "sk-2")
-    many = await asyncio.gather(*(source.refresh() for _ in range(50)))
-    assert {bearer.token.reveal() for bearer in many} == {"sk-2"}
+    asking = [asyncio.create_task(source.refresh()) for _ in range(50)]
+    await asyncio.sleep(0)
+    may_end.set()
+    assert {bearer.token.reveal() for bearer in await asyncio.gather(*asking)} == {"sk-2"}
+    assert reads == 2
     # One who gives up takes nothing from the others.
     write(path, "sk-3")
     impatient = asyncio.create_task(source.refresh())
