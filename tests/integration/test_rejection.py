@@ -14,16 +14,32 @@ import pytest
 import structlog
 from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from credentialbroker.v1 import credential_broker_pb2 as pb2
+from credentialbroker.v1 import credential_broker_pb2_grpc
 
+from broker.audit import AuditLog
 from broker.authorization import AuthorizationRequest
 from broker.emulator import EmulatorServer
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.ledger import Entry
-from broker.model import Caller
+from broker.errors import GenerationChangedError
+from broker.model import Caller, IdentityName, StoredLadder
+from broker.store import Store
+from tests.bench.processes import Server
 from tests.bench.rejection import ENDLESS_GOAL, observe_endless
 from tests.support import audit_lines
-from tests.support.brokers import Broker, Refusal, eventually, refusal_of, refused, running_broker, running_emulator
+from tests.support.broker_process import LEASE_SECONDS
+from tests.support.brokers import (
+    Broker,
+    Refusal,
+    eventually,
+    guarded_channel,
+    refusal_of,
+    refused,
+    running_broker,
+    running_emulator,
+)
 from tests.support.clocks import JumpingClock
+from tests.support.stores import FaultyStore
 
 ASSERTION, BEARER = pb2.CREDENTIAL_KIND_AGENT_ASSERTION, pb2.CREDENTIAL_KIND_BEARER
 WINDOW = 600.0
@@ -796,3 +812,146 @@ async def test_a_rejected_assertion_never_spends_a_refresh_token(tmp_path: Path)
         assert answer.kind == BEARER
         assert await sees(broker, USAGE, answer) == 200
         assert spent(broker)["oauth"] == 0
+
+
+# --- the store, and crashes -------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def agent_on_faulty_store(tmp_path: Path) -> AsyncIterator[tuple[Broker, FaultyStore]]:
+    """Run a broker with one agent on a database that fails when told to."""
+    stores: list[FaultyStore] = []
+
+    def wrap(real: Store) -> Any:
+        stores.append(FaultyStore(real))
+        return stores[0]
+
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator, wrap_store=wrap) as broker:
+        await broker.create_agent()
+        await broker.authorize(USAGE)
+        yield broker, stores[0]
+
+
+async def test_nothing_is_tried_that_is_not_written_down(tmp_path: Path) -> None:
+    """With the ladder's write failing no task is asked for; once it can be written the same report is mended."""
+    async with agent_on_faulty_store(tmp_path) as (broker, store):
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        store.fail("write_ladder")
+        assert (await refused(report(broker, INFERENCE, old))).reason == "STORE_DOWN"
+        assert spent(broker) == before
+        assert await sees(broker, INFERENCE, await report(broker, INFERENCE, old)) == 200
+
+
+async def test_a_write_whose_answer_was_lost_is_not_a_second_step(tmp_path: Path) -> None:
+    """The ladder was written and the broker does not know: the next report goes on from there, with one task."""
+    async with agent_on_faulty_store(tmp_path) as (broker, store):
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        store.fail("write_ladder", after=True)
+        assert (await refused(report(broker, INFERENCE, old))).reason == "STORE_DOWN"
+        assert await sees(broker, INFERENCE, await report(broker, INFERENCE, old)) == 200
+        assert spent(broker) - before == Counter(task_register=1)
+
+
+async def test_a_ladder_that_others_write_all_the_time_is_climbed_or_given_up(tmp_path: Path) -> None:
+    """Losing the compare-and-set means looking again; losing it without end is an outcome, not a loop."""
+    async with agent_on_faulty_store(tmp_path) as (broker, store):
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        store.fail("write_ladder", GenerationChangedError(), times=3)
+        assert await sees(broker, INFERENCE, await report(broker, INFERENCE, old)) == 200
+        assert store.calls["write_ladder"] == 4
+        fresh = await authorize(broker, INFERENCE)
+        store.fail("write_ladder", GenerationChangedError(), times=10_000)
+        refusal = await refused(report(broker, INFERENCE, fresh))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "GENERATION_CHANGED")
+
+
+async def test_a_ladder_of_a_later_broker_is_left_alone(tmp_path: Path) -> None:
+    """What cannot be read is neither climbed nor written over; what is handed out goes on."""
+    async with agent_on_faulty_store(tmp_path) as (broker, store):
+        old = await authorize(broker, INFERENCE)
+        identity = await store.store.identity_named(IdentityName("agent"))
+        assert identity is not None
+        ladder = await store.store.write_ladder(StoredLadder(identity_id=identity.id, document='{"format":2,"x":1}'))
+        before = spent(broker)
+        refusal = await refused(report(broker, INFERENCE, old))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.DATA_LOSS, "ROW_CORRUPT")
+        assert await store.store.ladder(identity.id) == ladder
+        assert spent(broker) == before
+        assert (await authorize(broker, INFERENCE)).revision == old.revision
+
+
+async def test_a_newer_credential_is_returned_with_the_store_away(tmp_path: Path) -> None:
+    """Memory knows of the replacement; only steps need the store."""
+    async with agent_on_faulty_store(tmp_path) as (broker, store):
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        better = await report(broker, INFERENCE, old)
+        store.go_down()
+        assert (await report(broker, INFERENCE, old)).revision == better.revision
+        assert (await refused(report(broker, INFERENCE, better))).reason == "STORE_DOWN"
+        store.come_back()
+
+
+async def test_a_report_that_cannot_be_recorded_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AUDIT_DOWN before anything is tried."""
+    async with agent_at(tmp_path) as broker:
+        fault(broker.emulator, Action.STALE_TASK, count=1)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        with monkeypatch.context() as patch:
+            patch.setattr(AuditLog, "_append", lambda _self, _line: False)
+            assert (await refused(report(broker, INFERENCE, old))).reason == "AUDIT_DOWN"
+        assert spent(broker) == before
+        assert await sees(broker, INFERENCE, await report(broker, INFERENCE, old)) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("moment", "method"), [("after", "write_ladder"), ("before", "adopt_agent")])
+async def test_a_broker_killed_on_the_ladder_leaves_what_the_next_one_goes_on_with(
+    tmp_path: Path, moment: str, method: str
+) -> None:
+    """Killed (-9) at a write; reported the same, the next process ends with one other agent, which is accepted."""
+    state = tmp_path / "state"
+    async with running_emulator() as emulator:
+        async with running_broker(state, emulator) as broker:
+            await broker.create_agent()
+            await authorize(broker, USAGE)
+            held = await authorize(broker, INFERENCE)
+            fault(emulator, Action.AGENT_DEAD, count=1)
+            assert await sees(broker, INFERENCE, held) == 401
+        arguments = ["--state-dir", str(state), "--backend", emulator.url, f"--die-{moment}", method]
+        with Server("killed", "tests.support.broker_process", arguments, folder=tmp_path) as server:
+            serving = await asyncio.to_thread(server.next_event)
+            async with guarded_channel(serving["callers"]) as channel:
+                request = pb2.ReportRejectedRequest(
+                    scope=INFERENCE, thread_id="thread-1", revision=held.revision, http_status=401
+                )
+                with pytest.raises(grpc.aio.AioRpcError) as died:
+                    await credential_broker_pb2_grpc.CredentialBrokerStub(channel).ReportRejected(request, timeout=20)
+                assert died.value.code() == grpc.StatusCode.UNAVAILABLE
+        limits = {"registration_lease_seconds": LEASE_SECONDS}
+        async with running_broker(state, emulator, limits=limits) as broker:
+            better = None
+            async with asyncio.timeout(60):
+                while better is None:
+                    better = await report_or_wait(broker, held)
+            assert await sees(broker, INFERENCE, better) == 200
+            assert await state_of(broker) == admin_pb2.IDENTITY_STATE_ACTIVE
+            assert len(entries(broker, "agent_register")) == 2
+
+
+async def report_or_wait(broker: Broker, held: pb2.Authorization) -> pb2.Authorization | None:
+    """Report once; wait a little where the answer says that trying again makes sense."""
+    try:
+        return await report(broker, INFERENCE, held)
+    except grpc.aio.AioRpcError as error:
+        if refusal_of(error).retry_seconds is None:
+            raise
+    await asyncio.sleep(0.1)
+    return None
