@@ -11,6 +11,7 @@ import grpc
 import pytest
 from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from credentialbroker.v1 import credential_broker_pb2 as pb2
+from credentialbroker.v1 import error_reason_pb2
 
 from broker.emulator import EmulatorServer
 from broker.emulator.accounts import Account
@@ -19,10 +20,12 @@ from broker.model import Identity, IdentityName, IdentityState
 from tests.support.assertions import assertion_of
 from tests.support.brokers import Broker, Refusal, refused, running_broker, running_emulator
 from tests.support.clocks import WallClock
+from tests.support.watching import watching
 
 AGENT, BEARER = admin_pb2.IDENTITY_MODE_AGENT, admin_pb2.IDENTITY_MODE_BEARER
 ACTIVE = admin_pb2.IDENTITY_STATE_ACTIVE
-OTHER = Account(account_id="account-other", chatgpt_user_id="user-other", email="other@example.com", plan_type="pro")
+OTHER_ACCOUNT = Account(account_id="account-other", chatgpt_user_id="user-emulator", plan_type="business")
+OTHER_USER = Account(account_id="account-emulator", chatgpt_user_id="user-other", plan_type="business")
 _NUMBERS = itertools.count(1)
 
 
@@ -125,7 +128,7 @@ async def test_an_ended_jwt_is_replaced_and_the_tasks_stay(tmp_path: Path) -> No
         emulator.backend.change(clock_offset_seconds=3700.0)
         assert (await refused(broker.authorize(thread_id="thread-1"))).reason == "REAUTH_REQUIRED"
         status = (await broker.admin.GetStatus(admin_pb2.GetStatusRequest())).status
-        assert status.identities[0].name == "agent"
+        assert status.identities[0].expire_time == before.expire_time
         after = await reauthenticate(broker, identity_jwt=renewed(emulator, issued))
         assert (after.generation, after.public_key) == (before.generation, before.public_key)
         assert after.expire_time.ToSeconds() > before.expire_time.ToSeconds()
@@ -134,6 +137,26 @@ async def test_an_ended_jwt_is_replaced_and_the_tasks_stay(tmp_path: Path) -> No
         assert answer.connection_tag == held.connection_tag
         assert broker.registrations() == registered
         assert (await broker.sees(answer)).status_code == 200
+
+
+async def test_watchers_learn_of_the_end_of_a_jwt_and_of_a_new_one(tmp_path: Path) -> None:
+    """No value outlives the JWT; at its end it is withdrawn, why is told, and a new JWT brings the next value."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
+        issued = emulator.backend.issue_identity(lifetime=timedelta(seconds=4))
+        identity = await import_jwt(broker, issued)
+        end = identity.expire_time.ToNanoseconds()
+        async with watching(broker.callers) as watcher:
+            await watcher.subscribe("mine")
+            event = await watcher.event()
+            while event.WhichOneof("event") == "authorization":
+                assert event.authorization.expire_time.ToNanoseconds() <= end
+                event = await watcher.event()
+            assert event.withdrawal.reason == pb2.WITHDRAWAL_REASON_IDENTITY_REJECTED
+            assert (await watcher.error()).reason == error_reason_pb2.ERROR_REASON_REAUTH_REQUIRED
+            await reauthenticate(broker, identity_jwt=renewed(emulator, issued))
+            value = await watcher.value("mine")
+            assert value.expire_time.ToNanoseconds() > end
+            assert (await broker.sees(value)).status_code == 200
 
 
 async def test_a_jwt_of_another_agent_begins_a_new_generation(tmp_path: Path) -> None:
@@ -169,7 +192,8 @@ async def test_a_jwt_that_has_ended_or_is_of_others_changes_nothing(tmp_path: Pa
         before = await import_jwt(broker, issued)
         for jwt, reason in (
             (renewed(emulator, issued, days=-1), "REAUTH_REQUIRED"),
-            (renewed(emulator, issued, account=OTHER), "ACCOUNT_MISMATCH"),
+            (renewed(emulator, issued, account=OTHER_ACCOUNT), "ACCOUNT_MISMATCH"),
+            (renewed(emulator, issued, account=OTHER_USER), "ACCOUNT_MISMATCH"),
             (f"{issued.jwt[:-8]}AAAAAAAA", "IMPORT_INVALID"),
         ):
             await unchanged(broker, before, await refused(reauthenticate(broker, identity_jwt=jwt)), reason)
@@ -213,7 +237,8 @@ async def test_a_token_of_another_account_or_past_its_end_changes_nothing(tmp_pa
         own = token(emulator)
         before = await create_bearer(broker, static_bearer=static(own))
         for text, reason in (
-            (token(emulator, OTHER), "ACCOUNT_MISMATCH"),
+            (token(emulator, OTHER_ACCOUNT), "ACCOUNT_MISMATCH"),
+            (token(emulator, OTHER_USER), "ACCOUNT_MISMATCH"),
             (token(emulator, lifetime=timedelta(hours=-1)), "REAUTH_REQUIRED"),
         ):
             await unchanged(broker, before, await refused(reauthenticate(broker, static_bearer=static(text))), reason)

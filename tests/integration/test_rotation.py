@@ -27,6 +27,7 @@ from tests.bench.rotation import observe_rotation
 from tests.support.assertions import assertion_of
 from tests.support.broker_process import LEASE_SECONDS, backend_section
 from tests.support.brokers import Broker, eventually, guarded_channel, refused, running_broker, running_emulator
+from tests.support.watching import watching
 
 PROFILES = ("codex-2026-04", "codex-2026-05", "codex-2026-08")
 ROTATING, ACTIVE = admin_pb2.IDENTITY_STATE_ROTATING, admin_pb2.IDENTITY_STATE_ACTIVE
@@ -156,6 +157,23 @@ async def test_it_serves_with_the_old_key_until_the_new_one_is_proven(tmp_path: 
         authorization = await broker.authorize(thread_id="thread-1")
         assert assertion_of(authorization).is_signed_by(after.public_key)
         assert await accepted(broker, authorization)
+
+
+async def test_watchers_get_a_withdrawal_and_the_new_value(tmp_path: Path) -> None:
+    """What was signed with the old key is taken back, and its successor is there at once."""
+    async with agent(tmp_path) as (broker, before), watching(broker.callers) as watcher:
+        await watcher.subscribe("mine")
+        await watcher.value("mine")
+        after = await rotate(broker)
+        # While the new key was on its way, values of the old one may have come.
+        event = await watcher.event()
+        while event.WhichOneof("event") == "authorization":
+            assert assertion_of(event.authorization).is_signed_by(before.public_key)
+            event = await watcher.event()
+        assert event.withdrawal.reason == pb2.WITHDRAWAL_REASON_GENERATION_CHANGED
+        value = await watcher.value("mine")
+        assert assertion_of(value).is_signed_by(after.public_key)
+        assert await accepted(broker, value)
 
 
 async def test_repeating_a_request_changes_nothing_more(tmp_path: Path) -> None:
@@ -386,6 +404,8 @@ async def test_killed_at_each_step(tmp_path: Path, step: str, moment: str) -> No
                 with pytest.raises(grpc.aio.AioRpcError):
                     await broker_admin_pb2_grpc.BrokerAdminStub(admin).RotateIdentityKey(order, timeout=20)
         async with running_broker(state, emulator, **sections) as broker:
+            # By itself, as soon as what the killed one held is free.
+            await eventually(lambda: states(broker) == {IdentityState.ACTIVE}, seconds=30)
             after = (await broker.admin.RotateIdentityKey(order, timeout=20)).identity
             assert (after.state, after.generation) == (ACTIVE, before.generation + 1)
             authorization = await broker.authorize(thread_id="thread-1")
