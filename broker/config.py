@@ -110,8 +110,8 @@ class BrokerSection(_Section):
     grant_bootstrap: bool = False
     """Whether callers may have the `bootstrap` scopes, with which the broker itself registers."""
     rejection_window_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 600.0
-    """How long a step that was taken because a backend rejected a credential (a fresh task, a refresh, another agent) is
-    not taken again, and a route that alone rejects assertions is believed to."""
+    """How long a step that was taken because a backend rejected a credential (a fresh task, a refresh, another agent)
+    is not taken again, and a route that alone rejects assertions is believed to."""
     reflection: bool = False
     """Whether gRPC server reflection is answered."""
     drain_seconds: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 2.0
