@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, TextClause, func, select, update
 
 from broker.model import IdentityId, IdentityState, RefreshState, TaskState, UpstreamKey
 from broker.store import Changes, StoreStatistics, rows, schema
@@ -81,26 +81,30 @@ _NAMED = {
 
 
 def statistics(connection: Connection, *, driver: str, schema_version: str) -> StoreStatistics:
-    """Count rows by state; a state that does not exist (a damaged row) is left out."""
+    """
+    Count rows by state; a state that does not exist (a damaged row) is left out.
+
+    Of bindings, which may be very many, only indexes are read: those that live have no purge time.
+    """
+    live = _size(connection, schema.tasks, schema.LIVE)
+    ended = {TaskState(s): n for s, n in _by_state(connection, schema.tasks, schema.TOMBSTONE) if s in list(TaskState)}
     return StoreStatistics(
         driver=driver,
         schema_version=schema_version,
-        identities={IdentityState(s): n for s, n in _count(connection, schema.identities) if s in list(IdentityState)},
-        tasks={TaskState(s): n for s, n in _count(connection, schema.tasks) if s in list(TaskState)},
+        identities={
+            IdentityState(s): n for s, n in _by_state(connection, schema.identities) if s in list(IdentityState)
+        },
+        tasks={TaskState.ACTIVE: live, **ended} if live else ended,
         orphaned_upstream_tasks=_size(connection, schema.orphaned_upstream_tasks),
-        bearers_dead=connection.execute(
-            select(func.count())
-            .select_from(schema.bearers)
-            .where(schema.bearers.c.refresh_state == RefreshState.DEAD.value)
-        ).scalar_one(),
+        bearers_dead=_size(connection, schema.bearers, schema.bearers.c.refresh_state == RefreshState.DEAD.value),
         pending_agents=_size(connection, schema.pending_agents),
     )
 
 
-def _count(connection: Connection, table: Table) -> list[tuple[str, int]]:
-    counted = connection.execute(select(table.c.state, func.count()).group_by(table.c.state))
+def _by_state(connection: Connection, table: Table, *which: ColumnElement[bool] | TextClause) -> list[tuple[str, int]]:
+    counted = connection.execute(select(table.c.state, func.count()).where(*which).group_by(table.c.state))
     return [(state, number) for state, number in counted]
 
 
-def _size(connection: Connection, table: Table) -> int:
-    return connection.execute(select(func.count()).select_from(table)).scalar_one()
+def _size(connection: Connection, table: Table, *which: ColumnElement[bool] | TextClause) -> int:
+    return connection.execute(select(func.count()).select_from(table).where(*which)).scalar_one()

@@ -234,6 +234,7 @@ tasks: Final = Table(
 )
 # The conditions of the partial indexes, spelled out in the queries that shall use them; see UNDELETED.
 LIVE: Final = text("tasks.purge_time IS NULL")
+TOMBSTONE: Final = text("tasks.purge_time IS NOT NULL")
 
 _live: Final = text("purge_time IS NULL")
 _tombstones: Final = text("purge_time IS NOT NULL")
@@ -241,7 +242,14 @@ Index("uq_tasks_binding", tasks.c.identity_id, tasks.c.kind, tasks.c.thread_id, 
 Index("ix_tasks_identity_id_id", tasks.c.identity_id, tasks.c.id)
 Index("ix_tasks_upstream_key", tasks.c.identity_id, tasks.c.upstream_key, tasks.c.purge_time, tasks.c.id)
 Index("ix_tasks_last_use_time", tasks.c.last_use_time, sqlite_where=_live, postgresql_where=_live)
-Index("ix_tasks_purge_time", tasks.c.purge_time, sqlite_where=_tombstones, postgresql_where=_tombstones)
+# With the state, so that tombstones are counted without being looked at.
+Index(
+    "ix_tasks_tombstones",
+    tasks.c.purge_time,
+    tasks.c.state,
+    sqlite_where=_tombstones,
+    postgresql_where=_tombstones,
+)
 Index("ix_tasks_change_sequence", tasks.c.change_sequence)
 
 pruned_tasks: Final = Table(

@@ -1,6 +1,9 @@
 """The database as a whole: key ring, change counter, statistics, opening and closing."""
 
+from typing import Any
+
 import pytest
+from sqlalchemy import event
 
 from broker.errors import StoreDownError
 from broker.model import IdentityState, TaskState
@@ -108,6 +111,23 @@ async def test_statistics_count_by_state(store: SqlStore) -> None:
         )
         == await store.statistics()
     )
+
+
+async def test_statistics_look_at_no_binding(store: SqlStore, database: Any) -> None:
+    """Bindings may be very many; those that live and those that ended are counted by indexes alone."""
+    statements: list[str] = []
+    engine = store._driver._lanes.read._engine
+    event.listen(engine, "before_cursor_execute", lambda *seen: statements.append(seen[2]))
+    await store.statistics()
+    plans = [
+        step[3]
+        for statement in statements
+        if "FROM tasks" in statement
+        for step in database.execute(f"EXPLAIN QUERY PLAN {statement}")
+    ]
+    walks = [step for step in plans if step.startswith(("SCAN", "SEARCH"))]
+    assert len(walks) == 2
+    assert all("COVERING INDEX" in step or "ix_tasks_last_use_time" in step for step in walks), walks
 
 
 async def test_a_store_that_is_not_open_is_down(database: object) -> None:

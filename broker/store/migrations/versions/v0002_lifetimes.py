@@ -142,7 +142,11 @@ def _rebuild_tasks() -> None:
     op.create_index("ix_tasks_identity_id_id", "tasks", ["identity_id", "id"])
     op.create_index("ix_tasks_last_use_time", "tasks", ["last_use_time"], sqlite_where=_LIVE, postgresql_where=_LIVE)
     op.create_index(
-        "ix_tasks_purge_time", "tasks", ["purge_time"], sqlite_where=_TOMBSTONES, postgresql_where=_TOMBSTONES
+        "ix_tasks_tombstones",
+        "tasks",
+        ["purge_time", "state"],
+        sqlite_where=_TOMBSTONES,
+        postgresql_where=_TOMBSTONES,
     )
     op.create_index("ix_tasks_upstream_key", "tasks", ["identity_id", "upstream_key", "purge_time", "id"])
     op.create_index("uq_tasks_binding", "tasks", ["identity_id", "kind", "thread_id"], unique=True)
