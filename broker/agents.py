@@ -99,7 +99,8 @@ class AgentRegistrar:
         self._lease_seconds = lease_seconds
         self._jitter = jitter
         self._requests = RequestNames(keyring, clock)
-        self._jobs: dict[IdentityId, asyncio.Task[BrokerError | None]] = {}
+        # By generation too: a change of key that begins as the one before it ends is not that one's.
+        self._jobs: dict[tuple[IdentityId, int], asyncio.Task[BrokerError | None]] = {}
         self._cool_downs: dict[IdentityId, CoolDown] = {}
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -129,19 +130,21 @@ class AgentRegistrar:
         return self._snapshots.view(view.identity.id) or view
 
     def resume(self) -> None:
-        """Go on with what was cut off or failed, where its time has come; does not wait for it."""
+        """
+        Go on with what was cut off or failed, where its time has come; does not wait for it.
+
+        That an identity changes its key shows in its state, but for one that is REJECTED or waits for a new login: for
+        such a one only the process goes on that began it, or who is asked again.
+        """
         now = self._clock.monotonic()
         cooling: dict[IdentityId, CoolDown] = {}
         for view in self._snapshots.views():
-            identity = view.identity
-            if identity.state not in _UNDER_WAY or view.trouble is not None:
-                continue
-            cool_down = self._cool_downs.get(identity.id)
-            if cool_down is not None and cool_down.version == identity.version:
-                cooling[identity.id] = cool_down
-                if cool_down.until > now:
-                    continue
-            self._job(view)
+            cool_down = self.trouble(view.identity)
+            if cool_down is not None:
+                cooling[view.identity.id] = cool_down
+            is_due = view.identity.state in _UNDER_WAY if cool_down is None else cool_down.until <= now
+            if is_due and view.trouble is None:
+                self._job(view)
         self._cool_downs = cooling
 
     def trouble(self, identity: Identity) -> CoolDown | None:
@@ -164,12 +167,12 @@ class AgentRegistrar:
     # --- the job ------------------------------------------------------------------------------------------------------
 
     def _job(self, view: IdentityView) -> asyncio.Task[BrokerError | None]:
-        identity_id = view.identity.id
-        job = self._jobs.get(identity_id)
+        epoch = (view.identity.id, view.identity.generation)
+        job = self._jobs.get(epoch)
         if job is None:
             job = asyncio.create_task(self._run(view), name="register-agent")
-            self._jobs[identity_id] = job
-            job.add_done_callback(lambda _: self._jobs.pop(identity_id, None))
+            self._jobs[epoch] = job
+            job.add_done_callback(lambda _: self._jobs.pop(epoch, None))
         return job
 
     async def _run(self, view: IdentityView) -> BrokerError | None:
@@ -178,6 +181,7 @@ class AgentRegistrar:
             await self._obtain(view)
         except errors.GenerationChangedError as error:
             # What stands in the store holds, and nothing is tried again.
+            self._cool_downs.pop(identity.id, None)
             return await self._outcome_of_others(identity, error)
         except BrokerError as error:
             self._failed(identity, error)
@@ -360,9 +364,16 @@ class AgentRegistrar:
         return None if current.public_key != before.public_key else error
 
     def _failed(self, identity: Identity, error: BrokerError) -> None:
-        """Count a failure and wait a while; of an identity that has changed since, the next one begins at once."""
+        """
+        Count a failure, and have the next try wait a while.
+
+        There is none of a change of key that came to nothing, and none waits for an identity that has changed since.
+        """
         self._metrics.count(self._metrics.registrations, identity.backend, "agent", error.reason)
         _LOG.warning("agent_registration_failed", identity=identity.name, reason=error.reason, note=error.note)
+        if identity.state is not IdentityState.REGISTERING and isinstance(error, _AGAINST_THE_KEY):
+            self._cool_downs.pop(identity.id, None)
+            return
         before = self._cool_downs.get(identity.id)
         if isinstance(error, errors.IdentityRejectedError):
             seconds = _REFUSED_COOL_DOWN

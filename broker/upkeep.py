@@ -211,7 +211,7 @@ def _wants_background(view: IdentityView, now: float) -> bool:
     identity = view.identity
     return (
         identity.mode is Mode.AGENT
-        and identity.state is IdentityState.ACTIVE
+        and identity.state in (IdentityState.ACTIVE, IdentityState.ROTATING)
         and (identity.expire_time is None or now < identity.expire_time)
         and identity.assertions_enabled
         and view.backend.assertions_enabled

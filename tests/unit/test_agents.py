@@ -308,6 +308,26 @@ async def test_a_rejected_identity_can_change_its_key(shop: Workshop) -> None:
     assert (after.state, after.state_reason, after.agent_runtime_id) == (IdentityState.ACTIVE, "", "runtime-2")
 
 
+async def test_a_rejected_identity_whose_backend_is_away_is_tried_again(shop: Workshop) -> None:
+    """Its state does not show that it changes its key; who began that goes on all the same, and stops at a refusal."""
+    view = await shop.agent()
+    await shop.store.write_identity(
+        replace(view.identity, state=IdentityState.REJECTED, state_reason="IDENTITY_REJECTED")
+    )
+    shop.api.agents.clear()
+    shop.api.agents += [failure(FailureKind.DOWN), failure(FailureKind.REFUSED, status=403), "runtime-2"]
+    assert isinstance(await refusal(shop), errors.BackendDownError)
+    shop.clock.pass_(60)
+    await resumed(shop)
+    assert shop.api.count("agent") == 3
+    for _ in range(3):
+        shop.clock.pass_(1000)
+        await resumed(shop)
+    assert shop.api.count("agent") == 3
+    assert (await row(shop)).state is IdentityState.REJECTED
+    assert (await rotated(shop)).agent_runtime_id == "runtime-2"
+
+
 async def test_stopping_in_the_midst_gives_the_claim_back(shop: Workshop) -> None:
     """A broker that stops while the backend is asked leaves a claim that the next one need not wait for."""
     await shop.agent()
