@@ -293,6 +293,42 @@ async def test_nothing_is_signed_when_the_clocks_are_too_far_apart(
     assert [entry.operation for entry in emulator.backend.ledger.entries()] == ["jwks"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "offset", "requests"),
+    [(0, 0, 0), (59, 0, 0), (61, 0, 1), (61, 200, 3), (61, 2000, 3)],
+    ids=["just heard", "young", "old", "old and changed", "old and changed too far"],
+)
+async def test_a_clock_is_measured_when_it_was_not_heard_and_until_it_is_sure(
+    emulator: EmulatorServer, clock: RecordingClock, seconds: float, offset: float, requests: int
+) -> None:
+    """Young dates cost nothing, an old one a request, and a date that contradicts the others as many as outvote them."""
+    api = BackendApi(endpoints(emulator.url, "codex-2026-08"), clock)
+    try:
+        for _ in range(4):
+            await api.fetch_jwks(soon(clock))
+        emulator.backend.ledger.clear()
+        clock.slept.append(seconds)
+        clock.wall_offset = seconds
+        emulator.backend.change(clock_offset_seconds=seconds + offset)
+        await api.measure_clock(max_age=60.0, deadline=soon(clock))
+    finally:
+        await api.aclose()
+    assert len(list(emulator.backend.ledger.entries(operation="jwks"))) == requests
+    assert abs(api.clock_offset - offset) < 3
+
+
+async def test_a_clock_that_cannot_be_measured_stays_as_it_was(clock: RecordingClock) -> None:
+    """An answer of any status will do; without a date, or without an answer, it is asked for once and left at that."""
+    dated = respond(404, headers=(("date", format_datetime(datetime.now(UTC), usegmt=True)),))
+    for answer in (respond(), dated, raw(b"")):
+        async with FaultServer(answer) as server:
+            api = BackendApi(endpoints(server.url, "codex-2026-08"), clock)
+            await api.measure_clock(max_age=60.0, deadline=soon(clock))
+            await api.aclose()
+            assert len(server.requests) == 1
+            assert api.clock_offset == 0.0
+
+
 async def test_a_biscuit_is_fetched_for_each_registration_and_each_try(clock: RecordingClock) -> None:
     """Generation A fetches one biscuit a registration, a fresh one for a repeated try, and sends no bearer with it."""
     async with EmulatorServer(EmulatorSettings(port=0, profile="codex-2026-04")) as emulator:

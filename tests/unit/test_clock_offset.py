@@ -129,3 +129,24 @@ def test_beyond_the_limit_nothing_is_signed(offset: float) -> None:
     """Clocks that are too far apart are an operator's matter."""
     with pytest.raises(ClockSkewError):
         learned(offset).signing_time(now=NOW, monotonic=MONOTONIC)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "later", "expected"),
+    [
+        ((), 0.0, False),
+        ((0,), 0.0, True),
+        ((0,), 60.0, True),
+        ((0,), 61.0, False),
+        ((100,), 0.0, True),
+        ((0, 0, 1), 0.0, True),
+        ((0, 0, 100), 0.0, False),
+        ((0, 0, 100, 100, 100), 0.0, True),
+        ((0, 100, 0), 0.0, True),
+    ],
+)
+def test_a_clock_is_settled_while_its_newest_answer_is_young_and_contradicts_nothing(
+    offsets: tuple[float, ...], later: float, expected: bool
+) -> None:
+    """Otherwise the clock may have changed, and only further answers can tell."""
+    assert learned(*offsets).is_settled(now=NOW + later, monotonic=MONOTONIC + later, max_age=60.0) is expected
