@@ -51,7 +51,7 @@ async def test_many_failures_of_one_moment_count_once(tmp_path: Path) -> None:
     ):
         await broker.create_agent()
         await eventually(lambda: broker.registrations() == 1)
-        refusal = FaultRule(action=Action.STATUS, operation=Operation.TASK_REGISTER, status=403, count=None)
+        refusal = FaultRule(action=Action.STATUS, operation=Operation.TASK_REGISTER, status=400, count=None)
         emulator.backend.faults.add(refusal)
         outcomes = await asyncio.gather(*(refused(broker.authorize(thread_id=f"t{n}")) for n in range(60)))
         assert {outcome.reason for outcome in outcomes} == {"IDENTITY_REJECTED"}

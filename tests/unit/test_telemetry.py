@@ -202,6 +202,8 @@ def test_no_metric_has_a_label_that_names_anybody() -> None:
         "state",
         "version",
         "le",
+        "source",
+        "what",
     }
 
 
