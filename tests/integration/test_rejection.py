@@ -21,6 +21,7 @@ from broker.authorization import AuthorizationRequest
 from broker.emulator import EmulatorServer
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.ledger import Entry
+from broker.emulator.routing import Operation
 from broker.errors import GenerationChangedError
 from broker.model import Caller, IdentityName, StoredLadder
 from broker.store import Store
@@ -497,6 +498,33 @@ async def test_an_agent_refused_on_first_use_is_replaced_too(tmp_path: Path) -> 
             while not await serves():
                 await asyncio.sleep(0.05)
         assert spent(broker)["agent_register"] == 2
+
+
+async def test_another_agent_that_cannot_be_had_now_is_waited_for(tmp_path: Path) -> None:
+    """The backend is away for agents: told with a wait, asked for at its back-off's pace, and had in the end."""
+    clock = JumpingClock()
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator, clock=clock) as broker:
+        await broker.create_agent()
+        await authorize(broker, USAGE)
+        fault(emulator, Action.AGENT_DEAD, count=1)
+        down = fault(emulator, Action.STATUS, operation=Operation.AGENT_REGISTER, status=503)
+        old = await rejected(broker, INFERENCE)
+        before = spent(broker)
+        for _ in range(10):
+            refusal = await refused(report(broker, INFERENCE, old))
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_DOWN")
+            assert refusal.retry_seconds
+        # Three tries each: of the first registration, and at most of two that its back-off allowed meanwhile.
+        assert (spent(broker) - before)["agent_register"] <= 9
+        assert await state_of(broker) == admin_pb2.IDENTITY_STATE_ROTATING
+        emulator.backend.faults.remove(down)
+        pass_time(broker, clock, 120)
+        better = None
+        async with asyncio.timeout(30):
+            while better is None:
+                better = await report_or_wait(broker, old)
+        assert await sees(broker, INFERENCE, better) == 200
+        assert len(emulator.backend.registry.agents_json()) == 2
 
 
 async def test_an_identity_that_cannot_register_itself_is_rejected_at_once(tmp_path: Path) -> None:
