@@ -56,14 +56,15 @@ _EARLIEST_RESENDING: Final = 0.2
 _LATEST_RESENDING: Final = 0.4
 _REOPENING_MARGIN_SECONDS: Final = 1.0
 _OBTAIN_SECONDS: Final = 10.0
-_MOST_OBTAINING: Final = 256
+_MOST_OBTAINING: Final = 64
 _MOST_REFUSALS: Final = 64
 _FIRST_RETRY_SECONDS: Final = 0.5
 _LONGEST_RETRY_SECONDS: Final = 30.0
 _LONGEST_HELD_RETRY_SECONDS: Final = 5.0
 _LATEST_PASS_SECONDS: Final = 0.3
 _PASS_SHARE: Final = 4.0
-_BITE: Final = 50
+_BITE_SECONDS: Final = 0.002
+"""For how long calls and streams wait at most while topics are gone through."""
 _LONGEST_LOOK_SECONDS: Final = 0.25
 _STALE_ENTRIES: Final = 1024
 
@@ -898,9 +899,8 @@ class WatchHub:
         now = self.clock.monotonic()
         self._look(now)
         self._follow(now)
-        for _ in range(_BITE):
-            if not self._due or self._due[0][0] > now:
-                break
+        end = self.clock.monotonic() + _BITE_SECONDS
+        while self._due and self._due[0][0] <= now and self.clock.monotonic() < end:
             time, _, what = heapq.heappop(self._due)
             if self._is_wanted(time, what):
                 self._on_time(what)
@@ -947,7 +947,8 @@ class WatchHub:
             for place in tuple(places):
                 self._suspects.extend(self._places.get(place, ()))
             self._changed.clear()
-        for _ in range(min(_BITE, len(self._suspects))):
+        end = now + _BITE_SECONDS
+        while self._suspects and self.clock.monotonic() < end:
             topic = self._suspects.popleft()
             if topic.is_gone:
                 continue

@@ -45,6 +45,9 @@ SECTIONS: Final[dict[str, dict[str, LazyCommand]]] = {
     },
     "Ask for authorizations": {
         "get": LazyCommand("broker.cli.caller", "get", "Get the headers to attach to a call."),
+        "watch": LazyCommand(
+            "broker.cli.watch", "watch", "Watch authorizations: each new value, withdrawal and error as it comes."
+        ),
         "explain": LazyCommand(
             "broker.cli.caller", "explain", "Say what `get` would decide, and which rules lead to it."
         ),

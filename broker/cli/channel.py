@@ -1,7 +1,8 @@
 """How commands reach a broker: addresses, TLS, deadlines, the guard header, and the options that say so."""
 
 import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -137,18 +138,34 @@ class Session:
         Raises:
             CallFailedError: it failed.
         """
-        target = self._target
         try:
-            return rpc(request, timeout=target.timeout, metadata=GUARD_METADATA)
+            return rpc(request, timeout=self._target.timeout, metadata=GUARD_METADATA)
         except grpc.RpcError as error:
-            failure = describe(
-                cast("grpc.Call", error),
-                address=target.address,
-                timeout=target.timeout,
-                start=self._start,
-                tls=target.tls,
-            )
-            raise CallFailedError(failure, as_json=self.form == "json", resume=resume) from None
+            raise self._failed(error, resume=resume) from None
+
+    def converse(
+        self, rpc: "grpc.StreamStreamMultiCallable[Request, Response]", requests: Iterable[Request]
+    ) -> Iterator[Response]:
+        """
+        Open a stream, say all that there is to say, and yield what comes until the broker ends it.
+
+        Raises:
+            CallFailedError: it ended with an error.
+        """
+        call = rpc(iter(requests), metadata=GUARD_METADATA)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._failed(error) from None
+        finally:
+            call.cancel()
+
+    def _failed(self, error: grpc.RpcError, *, resume: str = "") -> CallFailedError:
+        target = self._target
+        failure = describe(
+            cast("grpc.Call", error), address=target.address, timeout=target.timeout, start=self._start, tls=target.tls
+        )
+        return CallFailedError(failure, as_json=self.form == "json", resume=resume)
 
     def ask_pages(
         self, rpc: "grpc.UnaryUnaryMultiCallable[Any, PagedResponse]", request: Any
@@ -175,7 +192,7 @@ class Session:
 
 
 def with_session(
-    listener: Listener, *, forms: tuple[str, ...] = ("table", "json"), timeout: str = "10s"
+    listener: Listener, *, forms: tuple[str, ...] = ("table", "json"), timeout: str | None = "10s"
 ) -> Callable[[Command], Command]:
     """
     Give a command the options that say where the broker is, and an open `session`.
@@ -183,7 +200,7 @@ def with_session(
     Args:
         listener: which listener it talks to.
         forms: what `--format` may be; the first is the default.
-        timeout: the default deadline of a call.
+        timeout: the default deadline of a call; None for a command whose call has none.
     """
     option, variable, default = listener.value
     options = (
@@ -200,9 +217,7 @@ def with_session(
             show_envvar=True,
             help="Where the broker listens; also unix:///PATH.",
         ),
-        click.option(
-            "--timeout", type=Duration(), default=timeout, show_default=True, help="How long to wait for an answer."
-        ),
+        *(() if timeout is None else (_timeout(timeout),)),
         click.option(
             "--tls-ca",
             type=click.Path(dir_okay=False, path_type=Path),
@@ -224,10 +239,10 @@ def with_session(
             *,
             form: str,
             address: str,
-            timeout: float,
             tls_ca: Path | None,
             tls_cert: Path | None,
             tls_key: Path | None,
+            timeout: float = math.inf,
             **parameters: Any,
         ) -> None:
             if (tls_cert is None) != (tls_key is None):
@@ -244,6 +259,12 @@ def with_session(
         return decorated
 
     return decorate
+
+
+def _timeout(default: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--timeout", type=Duration(), default=default, show_default=True, help="How long to wait for an answer."
+    )
 
 
 def _start_command(listener: Listener, address: str) -> str:

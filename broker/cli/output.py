@@ -11,13 +11,16 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # What generated messages have as descriptors is of the C extension, which has the same attributes and other types.
 Descriptor = Any
@@ -139,8 +142,14 @@ def echo_fields(fields: Iterable[tuple[str, str]]) -> None:
 
 def _print_rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # Only here: nothing but a terminal pays for it.
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
+
+    Console(highlight=False).print(table_of(head, rows))
+
+
+def table_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    """Return a table for a terminal; the cells must be printable."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -151,7 +160,7 @@ def _print_rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     for row in rows:
         # As Text, because a plain string could hold markup of rich.
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console(highlight=False).print(table)
+    return table
 
 
 _STYLES: Final = {

@@ -79,6 +79,7 @@ class Settings:
     Attributes:
         folder: holds its configuration and its state directory.
         backend_url: the root of its backend; None leaves the built-in one, which is never reached without identities.
+        assertion_lifetime: seconds for which assertions are handed out; None is as shipped.
     """
 
     folder: Path
@@ -86,9 +87,10 @@ class Settings:
     admin_port: int
     http_port: int
     backend_url: str | None
+    assertion_lifetime: float | None = None
 
     @classmethod
-    def choose(cls, folder: Path, backend_url: str | None = None) -> Self:
+    def choose(cls, folder: Path, backend_url: str | None = None, *, assertion_lifetime: float | None = None) -> Self:
         """Take free ports."""
         return cls(
             folder=folder,
@@ -96,6 +98,7 @@ class Settings:
             admin_port=free_port(),
             http_port=free_port(),
             backend_url=backend_url,
+            assertion_lifetime=assertion_lifetime,
         )
 
     @property
@@ -109,7 +112,7 @@ class Settings:
         return self.state_dir / "audit.jsonl"
 
     def write(self) -> Path:
-        """Write the configuration: all settings but addresses are the shipped ones."""
+        """Write the configuration: all settings but addresses and what is named here are the shipped ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [
             "[broker]",
@@ -126,6 +129,8 @@ class Settings:
                 f'base_url = "{self.backend_url}/backend-api"',
                 f'authapi_base_url = "{self.backend_url}/api/accounts"',
             ]
+            if self.assertion_lifetime is not None:
+                lines.append(f"assertion_lifetime_seconds = {self.assertion_lifetime}")
         path = self.folder / "broker.toml"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
@@ -138,11 +143,13 @@ class Product:
     Args:
         folder: empty, for everything they write.
         core: the core the broker is bound to; None binds it to none.
+        assertion_lifetime: seconds for which it hands assertions out; None is as shipped.
     """
 
-    def __init__(self, folder: Path, *, core: int | None = None) -> None:
+    def __init__(self, folder: Path, *, core: int | None = None, assertion_lifetime: float | None = None) -> None:
         self.folder = folder
         self._core = core
+        self._assertion_lifetime = assertion_lifetime
         self._running = contextlib.ExitStack()
         self.settings: Settings
         self.pid: int
@@ -152,7 +159,9 @@ class Product:
             emulator = running.enter_context(Server("emulator", "broker.emulator", ["--port", "0"], folder=self.folder))
             self._emulator_url = emulator.next_event()["url"]
             self._http = running.enter_context(httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False))
-            self.settings = Settings.choose(self.folder / "broker", self._emulator_url)
+            self.settings = Settings.choose(
+                self.folder / "broker", self._emulator_url, assertion_lifetime=self._assertion_lifetime
+            )
             self._broker = running.enter_context(
                 Server(
                     "broker",
