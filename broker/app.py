@@ -389,7 +389,7 @@ class Application:
             keyring=keyring,
             clock=clock,
         )
-        self._exits.push_async_callback(reauthenticator.close)
+        self._exits.push_async_callback(reauthenticator.close, config.broker.drain_grace_seconds)
         return _IdentityKeepers(agents, enroller, rotator, reauthenticator)
 
     async def _bind(self) -> None:

@@ -74,10 +74,15 @@ class Reauthenticator:
         self._requests = RequestNames(keyring, clock)
         self._jobs: dict[tuple[str, bytes], asyncio.Task[Identity | BrokerError]] = {}
 
-    async def close(self) -> None:
-        """Let what is under way come to its end."""
+    async def close(self, patience: float = 0.0) -> None:
+        """Let what is under way end within so many seconds; a login that was not written by then is lost."""
         if self._jobs:
-            await asyncio.wait(set(self._jobs.values()))
+            await asyncio.wait(set(self._jobs.values()), timeout=patience)
+        left = set(self._jobs.values())
+        for job in left:
+            job.cancel()
+        if left:
+            await asyncio.wait(left)
 
     async def reauthenticate(
         self,
