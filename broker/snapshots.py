@@ -602,6 +602,7 @@ class Snapshots:
                 self._sequence = changes.sequence
                 self._is_behind = not changes.complete
             else:
+                self._confirm()  # all that is held here is as it is in the store
                 await self._read_newcomer(next(iter(self._newcomers)))
                 # However many there are, nobody's revocation waits for them.
                 self._is_behind = await self._store.has_changed()

@@ -261,17 +261,33 @@ async def test_following_pages_through_many_changes(world: World) -> None:
 
 async def test_a_look_that_fails_is_not_a_contact(world: World) -> None:
     """Without an answer nothing is confirmed, and what was missed arrives with the next look."""
-    snapshots = world.snapshots()
+    agent, snapshots = await world.add_agent(), world.snapshots()
     await snapshots.warm_up()
-    await world.add_agent()
+    await world.store.write_identity(replace(agent, state=IdentityState.DISABLED))
     world.clock.pass_(3)
     world.store.fail("identity")
     with pytest.raises(StoreDownError):
         await snapshots.follow()
     assert snapshots.confirmation.wall == NOW
     await snapshots.follow()
-    assert snapshots.usable_names() == ["agent"]
+    (view,) = snapshots.views()
+    assert view.identity.state is IdentityState.DISABLED
     assert snapshots.confirmation.wall == NOW + 3
+
+
+async def test_reading_many_newcomers_does_not_make_the_store_look_away(world: World) -> None:
+    """While they are read one by one, each look between proves that what is held here is current; none is lost."""
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    for number in range(3):
+        await world.add_agent(f"newcomer-{'x' * number}")
+    world.clock.pass_(3)
+    world.store.fail("identity")
+    with pytest.raises(StoreDownError):
+        await snapshots.follow()
+    assert snapshots.confirmation.wall == NOW + 3
+    await snapshots.follow()
+    assert len(snapshots.usable_names()) == 3
 
 
 async def test_a_database_put_back_in_time_is_read_anew(world: World, tmp_path: Path) -> None:
