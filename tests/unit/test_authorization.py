@@ -27,6 +27,7 @@ from broker.model import (
     Secret,
 )
 from broker.scopes import ScopeOverride, build_catalogue
+from broker.snapshots import DELETED_REMEMBERED_SECONDS
 from tests.support.stores import NOW
 from tests.support.workshop import Workshop, plain, workshop
 
@@ -135,6 +136,19 @@ async def test_equal_calls_of_a_second_share_one_signature(desk: Desk) -> None:
     assert later.headers[0].value != first.headers[0].value
     assert (later.revision, later.connection_tag) == (first.revision, first.connection_tag)
     assert desk.shop.tally("credential_broker_signatures_total") == 2
+
+
+async def test_when_it_was_used_is_forgotten_with_the_identity(desk: Desk) -> None:
+    """What is kept by identity does not grow with identities of the past: it goes when a deleted one is forgotten."""
+    authorizer, shop = desk.authorizer(), desk.shop
+    view = await shop.agent()
+    await desk.ask(authorizer)
+    assert authorizer.last_use(view.identity.id) == shop.clock.now()
+    await shop.enroller.delete(view.identity)
+    assert authorizer.last_use(view.identity.id) is not None
+    shop.clock.pass_(DELETED_REMEMBERED_SECONDS)
+    await shop.snapshots.follow()
+    assert authorizer.last_use(view.identity.id) is None
 
 
 async def test_no_answer_is_repeated_past_its_end(desk: Desk) -> None:
