@@ -116,6 +116,8 @@ class _Job:
 
     urgent: bool
     rejected: Bearer | None
+    before: Bearer | None
+    """What there was when it was asked for; the exchange is of no use once somebody else brought another."""
     turn: Turn | None = None
     """None while it is only being looked whether there is any use in asking."""
 
@@ -261,7 +263,7 @@ class KeptBearer(BearerSource):
     # --- the job ------------------------------------------------------------------------------------------------------
 
     def _begin(self, rejected: Bearer | None, *, urgent: bool) -> _Job:
-        job = self._job = _Job(urgent, rejected)
+        job = self._job = _Job(urgent, rejected, self._bearer)
         if not self._is_ended():
             job.turn = self._turns.ask(urgent=urgent)
         self._task = asyncio.create_task(self._run(job), name="obtain-bearer")
@@ -282,7 +284,6 @@ class KeptBearer(BearerSource):
 
     async def _run(self, job: _Job) -> _Failure | None:
         mended = self._mended
-        before = self._bearer
         failure = self._failure
         try:
             if job.turn is None:
@@ -291,7 +292,7 @@ class KeptBearer(BearerSource):
                     return failure
                 job.turn = self._turns.ask(urgent=job.urgent)
             await job.turn.come
-            if self._bearer is not before and self._live() is not None:
+            if self._bearer is not job.before and self._live() is not None:
                 return None  # somebody else brought one while this waited for its turn
             self._in_flight = True
             failure = await self._obtain(job.rejected)

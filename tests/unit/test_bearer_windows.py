@@ -233,3 +233,18 @@ async def test_a_new_bearer_has_answers_worked_out_again(shop: Workshop, counter
     before = shop.snapshots.epoch
     assert await counter.windows.obtain(counter.source, counter.clock.monotonic() + 5) is None
     assert shop.snapshots.epoch > before
+
+
+async def test_an_exchange_that_somebody_else_made_is_not_made_again(counter: Counter) -> None:
+    """A bearer that is brought after an exchange was asked for, and before it began, is the one that was asked for."""
+    counter.at(100)
+    counter.source.refresh_soon()
+    brought = Bearer(Secret("brought"), counter.clock.now() + LIFE, counter.clock.now())
+    counter.source.adopt(brought)
+    await turns_pass()
+    waiting = asyncio.create_task(counter.source.refresh(beyond=brought))
+    await asyncio.sleep(0)
+    again = Bearer(Secret("again"), counter.clock.now() + LIFE, counter.clock.now())
+    counter.source.adopt(again)
+    assert await waiting == again
+    assert (counter.issuer.asked, counter.token) == (0, "again")
