@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from broker.model import Identity, IdentityState, Task
-from broker.store import Claimed
+from broker.store import Claimed, Standing
 from broker.store.sql import SqlStore
 from tests.support.dead_rows import fill
 from tests.support.stores import LONG_AGO, NOW, add_identity, add_task, agent_identity, task_claim
@@ -115,6 +115,18 @@ async def test_a_claim_in_flight_is_not_removed(store: SqlStore, *, successor: b
     assert done == (await store.task(identity.id, "t")).upstream
 
 
+async def test_a_claim_in_flight_outlives_its_binding(store: SqlStore) -> None:
+    """Even where the binding counts as unused, the thread's next call finds the answer and registers nothing anew."""
+    identity = await add_identity(store)
+    held = (await store.claim_task(task_claim(identity, "t", lease_seconds=30))).task.upstream
+    assert await store.prune(NOW + 29, idle_before=NOW + 1) == 1
+    assert await store.task(identity.id, "t") is None
+    done = await store.complete_claim(held, sealed_task_id=b"s", now=NOW + 29, expire_time=None)
+    again = await store.claim_task(task_claim(identity, "t", now=NOW + 30))
+    assert isinstance(again, Standing)
+    assert done == again.task.upstream
+
+
 async def test_a_claim_that_nobody_came_back_for_is_an_orphan_when_it_goes(store: SqlStore) -> None:
     """A lease that is over keeps nothing, and that the backend may have a task is remembered."""
     identity = await add_identity(store)
@@ -144,13 +156,13 @@ async def test_what_deleted_identities_left_goes_in_bites(store: SqlStore) -> No
     """However many there are, a bite removes no more than its limit, and what is left is found by the next one."""
     for name in ("a", "b", "c"):
         identity = await add_identity(store, agent_identity(name))
-        for n in range(3):
+        for n in range(5):
             await add_task(store, identity, f"t{n}")
         await store.write_identity(replace(identity, state=IdentityState.DELETED, generation=2))
     bites = []
-    while went := await store.prune(NOW, idle_before=LONG_AGO, limit=4):
+    while went := await store.prune(NOW, idle_before=LONG_AGO, limit=3):
         bites.append(went)
-    assert (max(bites), sum(bites)) == (4, 12)
+    assert (max(bites), sum(bites)) == (3, 18)
     assert (await store.tasks()).rows == ()
 
 
