@@ -6,7 +6,7 @@ How long callers are served while something is away, by kind of credential: the 
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -222,19 +222,22 @@ class Scene:
         if store_is_there:
             await eventually(lambda: self.broker.app.snapshots.confirmation is not before)
 
-    def lose_issuer(self) -> None:
+    async def lose_issuer(self) -> None:
         """Let nothing be exchanged, and nothing be renewed in files."""
         self._fail(Operation.OAUTH)
         (self.folder / "token").unlink(missing_ok=True)
 
-    def lose_backend(self) -> None:
+    async def lose_backend(self) -> None:
         """Let the backend register nothing and publish no key."""
         for operation in (Operation.AGENT_REGISTER, Operation.TASK_REGISTER, Operation.BISCUIT, Operation.JWKS):
             self._fail(operation)
 
-    def lose_store(self) -> None:
-        """Let the store answer nothing."""
+    async def lose_store(self) -> None:
+        """Let the store answer nothing, and what it was asked before be answered."""
         self.store.go_down()
+        asked = self.store.calls["has_changed"]
+        # The store is followed by one call after the other: the second one from now began after it went down.
+        await eventually(lambda: self.store.calls["has_changed"] >= asked + 2)
 
     def _fail(self, operation: Operation) -> None:
         self.emulator.backend.faults.add(FaultRule(action=Action.STATUS, status=503, operation=operation, count=None))
@@ -264,8 +267,8 @@ async def test_callers_are_served_for_as_long_as_the_page_says(kind: str, away: 
     cell: Cell = getattr(OUTAGES[kind], away)
     async with opened_scene(kind, tmp_path) as scene, scene.running():
         await scene.enroll()
-        lose: Callable[[], None] = getattr(scene, f"lose_{away}")
-        lose()
+        lose: Callable[[], Awaitable[None]] = getattr(scene, f"lose_{away}")
+        await lose()
         began = scene.clock.ahead
         there = away != "store"
         if cell.served != 0:
@@ -287,8 +290,8 @@ async def test_a_restart_in_the_midst_changes_what_the_page_says(kind: str, tmp_
     async with opened_scene(kind, tmp_path) as scene:
         async with scene.running():
             await scene.enroll()
-        scene.lose_issuer()
-        scene.lose_backend()
+        await scene.lose_issuer()
+        await scene.lose_backend()
         async with scene.running():
             if cell.served is None:
                 assert (await scene.call()).expire_time.ToNanoseconds() / 1e9 > scene.clock.now()

@@ -9,7 +9,7 @@ SEED = 53
 
 async def test_no_refresh_token_is_used_twice_and_none_is_wiped() -> None:
     """Four processes refresh the same 50 logins at once, four times; answers get lost and a worker is killed."""
-    totals = await run_world(f"{SEED}/0", races=RACES, processes=4)
+    totals = await run_world(f"{SEED}/0", races=RACES, processes=4, logins=50)
     print(report(totals, SEED))
     assert totals.problems == []
     assert (totals.races, totals.uncounted_double_uses, totals.wiped) == (RACES, 0, 0)
