@@ -7,7 +7,7 @@ worked out once: at first, before it is due, and when the snapshots tell that so
 So a reader that is slow skips values instead of queueing them, and memory is bounded by the number of subscriptions.
 
 Nothing leaves on a decision of earlier: what is taken to be sent was decided on what the snapshots hold right then, and
-is recorded in the audit log before. docs/adr/0024 says why it is built so.
+is recorded in the audit log before. docs/adr/0026 says why it is built so.
 """
 
 import asyncio

@@ -166,7 +166,7 @@ def measure_push(cores: Cores, *, rounds: int, seed: int) -> Figure:
                 sample_every=_SAMPLE_EVERY,
             )
         )
-        watchers.wait_for_values(2 * STREAMS_WATCHING * SUBSCRIPTIONS, seconds=_FIRST_VALUES_SECONDS)
+        watchers.wait_for_events(2 * STREAMS_WATCHING * SUBSCRIPTIONS, seconds=_FIRST_VALUES_SECONDS)
         for load in loads.values():
             load.for_seconds(_WARM_UP_SECONDS)
         measured: list[Round] = []

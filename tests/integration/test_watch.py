@@ -270,6 +270,31 @@ async def test_a_revoked_task_is_withdrawn(tmp_path: Path, emulator: EmulatorSer
             assert reason_of(await watcher.error()) == "TASK_ENDED"
 
 
+async def test_a_new_key_withdraws_what_the_old_one_signed(broker: Broker, watcher: Watcher) -> None:
+    """And the next value, signed with the new key, is there at once."""
+    await watcher.subscribe("a")
+    await watcher.value()
+    await broker.admin.RotateIdentityKey(admin_pb2.RotateIdentityKeyRequest(name="agent", request_id="rotate-1"))
+    while not (event := await watcher.event()).HasField("withdrawal"):
+        pass  # the old key signs until the new one is proven
+    assert event.withdrawal.reason == pb2.WITHDRAWAL_REASON_GENERATION_CHANGED
+    while (event := await watcher.event()).HasField("error"):
+        pass
+    assert (await broker.sees(event.authorization)).status_code == 200
+
+
+async def test_what_a_backend_rejected_is_withdrawn(broker: Broker, watcher: Watcher) -> None:
+    """One caller's report has all who hold the credential let go of it, and the better one follows."""
+    await watcher.subscribe("a")
+    held = await watcher.value()
+    report = pb2.ReportRejectedRequest(scope="inference", thread_id="t1", revision=held.revision, http_status=401)
+    better = (await broker.callers.ReportRejected(report)).authorization
+    while not (event := await watcher.event()).HasField("withdrawal"):
+        pass  # one more of the old may have been under way
+    assert event.withdrawal.reason == pb2.WITHDRAWAL_REASON_CREDENTIAL_REJECTED
+    assert (await watcher.value()).revision == better.revision
+
+
 @contextlib.asynccontextmanager
 async def other_process(state_dir: Path, emulator: EmulatorServer) -> AsyncIterator[Any]:
     """Run a second broker, as a process of its own, on the same state directory; yield its operators' stub."""
