@@ -223,7 +223,7 @@ async def test_what_nobody_uses_is_pruned_bite_by_bite(shop: Workshop, monkeypat
 
 
 async def test_pruning_steps_back_while_calls_are_many(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between bites it waits for calls to become fewer, though not for ever."""
+    """While calls come quickly each bite is followed by a longer pause, and it goes on all the same."""
     monkeypatch.setattr(lifetimes, "_BITE", 1)
     view = await shop.agent()
     shop.api.tasks.append(plain("upstream"))
@@ -242,5 +242,5 @@ async def test_pruning_steps_back_while_calls_are_many(shop: Workshop, monkeypat
     calls.value += 10**9
     await shop.lifetimes.prune()
     pauses = [seconds for seconds in shop.clock.slept if seconds == 1.0]
-    assert len(pauses) >= 10
+    assert len(pauses) >= 2
     assert await shop.store.task(view.identity.id, ThreadId("idle-1")) is None
