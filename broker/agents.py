@@ -152,11 +152,6 @@ class AgentRegistrar:
         cool_down = self._cool_downs.get(identity.id)
         return None if cool_down is None or cool_down.version != identity.version else cool_down
 
-    def retry_delay(self, identity: Identity) -> float | None:
-        """Return in how many seconds the registration of an agent is tried again; None when none waits."""
-        trouble = self.trouble(identity)
-        return None if trouble is None else max(0.0, trouble.until - self._clock.monotonic())
-
     async def close(self) -> None:
         """Give up what is under way; it goes on at the next start."""
         for job in list(self._jobs.values()):

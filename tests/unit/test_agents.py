@@ -171,7 +171,7 @@ async def test_a_change_by_an_operator_ends_the_wait(shop: Workshop) -> None:
     await resumed(shop)
     assert shop.api.count("agent") == 1
     await shop.enroller.update(await row(shop), bearer_source=None, assertions_enabled=False, expire_time=None)
-    assert shop.agents.retry_delay(await row(shop)) is None
+    assert shop.agents.trouble(await row(shop)) is None
     await resumed(shop)
     assert (await row(shop)).state is IdentityState.ACTIVE
 
@@ -267,7 +267,7 @@ async def test_what_passes_is_tried_again_with_the_same_key(shop: Workshop) -> N
     assert isinstance(await refusal(shop), errors.BackendDownError)
     rotating = await row(shop)
     assert (rotating.state, rotating.public_key) == (IdentityState.ROTATING, view.identity.public_key)
-    assert shop.agents.retry_delay(rotating) is not None
+    assert shop.agents.trouble(rotating) is not None
     pending = await shop.store.pending_agent(rotating.id)
     assert pending is not None
     shop.api.tasks.clear()
@@ -320,6 +320,7 @@ async def test_a_rejected_identity_whose_backend_is_away_is_tried_again(shop: Wo
     shop.clock.pass_(60)
     await resumed(shop)
     assert shop.api.count("agent") == 3
+    assert shop.agents.trouble(await row(shop)) is None
     for _ in range(3):
         shop.clock.pass_(1000)
         await resumed(shop)

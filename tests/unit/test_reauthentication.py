@@ -119,6 +119,8 @@ async def test_an_identity_that_changed_while_the_issuer_was_asked(shop: Worksho
     async def meanwhile() -> Refreshed:
         current = await row(shop)
         await shop.enroller.update(current, bearer_source=None, assertions_enabled=False, expire_time=None)
+        # And once more between reading and writing, as another process would.
+        shop.store.fail("write_identity", errors.GenerationChangedError())
         return FRESH
 
     grant.answers.append(meanwhile)
