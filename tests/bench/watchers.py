@@ -72,6 +72,7 @@ class _Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = FrameReader()
         self.partial: dict[int, bytes] = {}
+        self.socket.sendall(PREFACE)
 
 
 class Watchers:
@@ -117,7 +118,7 @@ class Watchers:
             wishes = [list(self._subscriptions(number)) for number in range(first, first + STREAMS_A_CONNECTION)]
             wishes = wishes[: self._streams - first]
             openings = [_opening(2 * number + 1, wish) for number, wish in enumerate(wishes)]
-            connection.socket.sendall(PREFACE + b"".join(openings))
+            connection.socket.sendall(b"".join(openings))
             # One crowd after the other: grpcio cancels calls that wait for 30 s to be looked at.
             asked += sum(map(len, wishes))
             self.wait_for_events(asked, seconds=_ANSWER_SECONDS)
