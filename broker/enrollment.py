@@ -381,7 +381,8 @@ class Enroller:
     async def disable(self, identity: Identity) -> Identity:
         """Stop an identity; its generation is bumped, so that nothing made before is valid after enabling."""
         if identity.state is IdentityState.DISABLED:
-            return identity
+            # Another process may have done it: what is acknowledged here holds here at once.
+            return self._snapshots.publish_identity(identity).identity
         disabled = replace(
             identity,
             state=IdentityState.DISABLED,
@@ -393,7 +394,7 @@ class Enroller:
     async def enable(self, identity: Identity) -> Identity:
         """Let a disabled identity be again what it was: in use, being registered, rejected, or without a login."""
         if identity.state is not IdentityState.DISABLED:
-            return identity
+            return self._snapshots.publish_identity(identity).identity
         state = identity.former_state or IdentityState.ACTIVE
         if identity.mode is Mode.AGENT and identity.agent_runtime_id is None:
             state = IdentityState.REGISTERING
@@ -412,7 +413,7 @@ class Enroller:
     async def delete(self, identity: Identity) -> Identity:
         """Erase an identity's secrets and keep a record of it; the name becomes free."""
         if identity.state is IdentityState.DELETED:
-            return identity
+            return self._snapshots.publish_identity(identity).identity
         return await self._write(
             replace(
                 identity,

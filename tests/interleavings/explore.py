@@ -80,7 +80,9 @@ async def explore(template: Template, plan: Plan, *, stop_at_first: bool = True,
     orders = EveryOrder(preemptions=plan.preemptions)
     for choose in orders:
         world = World(template, choose, plan.arrangement, plan.stops)
-        orders.state = world.state
+        if plan.preemptions is None:
+            # With a bound hardly two orders come to one state with as much left of it: looking would cost more.
+            orders.state = world.state
         await judged(template, plan, choose, "", tally, world)
         if (stop_at_first and tally.findings) or tally.runs == most_runs:
             break

@@ -15,7 +15,8 @@ from tests.interleavings.schedule import Schedule
 
 Result = TypeVar("Result")
 
-_MOST_ANSWERS: Final = 200_000
+_MOST_CONTENTS: Final = 5_000
+"""States of the database that are kept; each has some 30 KB."""
 
 
 class MemoryDriver:
@@ -94,6 +95,7 @@ class Database:
         self._content = Content(b"", b"")
         self._store = SqlStore(driver, new_task_id=lambda: f"binding-{self._content.digest.hex()}")
         self._answers: dict[Hashable, tuple[object, Content]] = {}
+        self._contents = 0
 
     async def open(self) -> Content:
         """Make the schema, and return the empty database."""
@@ -108,8 +110,9 @@ class Database:
         call = (content.digest, method, args, tuple(sorted(options.items())))
         known = self._answers.get(call)
         if known is None:
-            if len(self._answers) >= _MOST_ANSWERS:
+            if self._contents >= _MOST_CONTENTS:
                 self._answers.clear()
+                self._contents = 0
             known = self._answers[call] = await self._work_out(content, method, args, options)
         return known
 
@@ -134,8 +137,9 @@ class Database:
             answer = error
         after = Content.of(self._driver.copy())
         if after.digest == content.digest:
-            after = content
+            return answer, content
         self._content = after
+        self._contents += 1
         return answer, after
 
 

@@ -139,10 +139,21 @@ class Oracle:
             yield "the key in the row is not the one of its agent"
         if open_private_key(self._world.template.keyring, row).ssh_public_key != row.public_key:
             yield "the sealed key in the row is not its public key's"
+        yield from self._epochs_wrong()
         keys = {done.public_key for done in self._done("rotate") if isinstance(done, Identity)}
         # Where time passed, one that was told to wait goes on and may be the last to change it.
         if keys and not self._is_disabled and not self._time_passed and row.public_key not in keys:
             yield "the change of key was acknowledged and the row has another key"
+
+    def _epochs_wrong(self) -> Iterator[str]:
+        """Find a generation that two keys had, or in which an identity was both in use and disabled."""
+        epochs: dict[int, set[tuple[str | None, bool]]] = {}
+        for identity in (self._row, *(seen for process in self._world.processes for seen in process.seen)):
+            is_disabled = identity.state is IdentityState.DISABLED
+            epochs.setdefault(identity.generation, set()).add((identity.public_key, is_disabled))
+        for generation, was in epochs.items():
+            if len(was) > 1:
+                yield f"generation {generation} does not name one key in one use"
 
     # --- login and agent ----------------------------------------------------------------------------------------------
 
@@ -200,9 +211,7 @@ class Oracle:
         upstream = task.upstream
         if upstream is None or upstream.sealed_task_id is None or upstream.state is not TaskState.ACTIVE:
             return
-        task_id = self._world.template.keyring.open(
-            upstream.sealed_task_id, context=task_id_context(upstream)
-        ).decode()
+        task_id = self._world.template.keyring.open(upstream.sealed_task_id, context=task_id_context(upstream)).decode()
         runtime_id, _ = self._world.backend.tasks[task_id]
         if runtime_id != self._row.agent_runtime_id:
             yield "is of another agent than the row"

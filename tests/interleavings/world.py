@@ -275,9 +275,7 @@ class World:
             logins=Logins(issuers, **shared, jitter=jitter),
             cached_threads=100,
         )
-        registrar = Registrar(
-            **shared, snapshots=snapshots, apis=apis, lease_seconds=LEASE, in_flight=8, jitter=jitter
-        )
+        registrar = Registrar(**shared, snapshots=snapshots, apis=apis, lease_seconds=LEASE, in_flight=8, jitter=jitter)
         agents = AgentRegistrar(
             **shared, snapshots=snapshots, registrar=registrar, apis=apis, lease_seconds=LEASE, jitter=jitter
         )
@@ -488,9 +486,7 @@ async def make_template(profile: str = "codex-2026-05") -> Template:
         create_time=NOW,
         update_time=NOW,
     )
-    tokens = seal_pair(
-        keyring, IDENTITY, 1, access_token=Secret("access-0"), refresh_token=Secret("refresh-0")
-    )
+    tokens = seal_pair(keyring, IDENTITY, 1, access_token=Secret("access-0"), refresh_token=Secret("refresh-0"))
     login = StoredBearer(
         identity_id=IDENTITY,
         sealed=tokens.access_token,
