@@ -26,7 +26,6 @@ from broker.authorization import Answer, Asking, AuthorizationRequest, Authorize
 from broker.backend_api import BackendApi
 from broker.bearer import Bearer
 from broker.clock import Clock
-from broker.clock_offset import DEAD_BAND
 from broker.errors import BrokerError
 from broker.ladder import AssertionRejected, BearerRejected, BearerUnchanged, Ladder, RegistrationRefused, Report, Step
 from broker.model import (
@@ -53,6 +52,8 @@ _LOG: Final = logger(__name__)
 
 _CLOCK_MAX_AGE: Final = 60.0
 _CLOCK_SECONDS: Final = 5.0
+_CLOCK_TO_BLAME: Final = 10.0
+"""Seconds: by less than this no clock is wrong enough for a backend to refuse what was signed by it."""
 _STEP_SECONDS: Final = 120.0
 """How long a job waits for a registration before it ends; whoever reports again waits for the same registration."""
 _MOST_ROUNDS: Final = 5
@@ -381,7 +382,7 @@ class Mender:
 
     async def _clock_was_wrong(self, view: IdentityView) -> bool:
         """
-        Say whether the backend's clock is another than was signed by.
+        Say whether the backend's clock is so far from what was signed by that this may be why.
 
         Raises:
             ClockSkewError: it is too far from ours to be followed.
@@ -390,7 +391,7 @@ class Mender:
         before = api.clock_offset
         await api.measure_clock(max_age=_CLOCK_MAX_AGE, deadline=self._clock.monotonic() + _CLOCK_SECONDS)
         api.signing_time(self._clock.now())
-        return abs(api.clock_offset - before) > DEAD_BAND
+        return abs(api.clock_offset - before) > _CLOCK_TO_BLAME
 
     # --- a rejected bearer --------------------------------------------------------------------------------------------
 

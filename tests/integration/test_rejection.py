@@ -169,6 +169,28 @@ async def test_a_stale_task_is_replaced_and_the_fresh_one_accepted(tmp_path: Pat
         assert spent(broker) - before == Counter(task_register=1)
 
 
+async def test_each_threads_task_is_replaced_by_itself(tmp_path: Path) -> None:
+    """With an upstream task a thread: a fresh one for each that the backend has forgotten, none for the others."""
+    async with running_emulator(profile="codex-2026-05") as emulator:
+        section = {
+            "profile": "codex-2026-05",
+            "base_url": f"{emulator.url}/backend-api",
+            "authapi_base_url": f"{emulator.url}/api/accounts",
+        }
+        async with running_broker(tmp_path, emulator, backends={"default": section}) as broker:
+            await broker.create_agent()
+            await authorize(broker, USAGE)
+            good = await authorize(broker, INFERENCE, "thread-0")
+            before = spent(broker)
+            for thread_id in ("thread-1", "thread-2"):
+                fault(emulator, Action.STALE_TASK, count=1)
+                old = await rejected(broker, INFERENCE, thread_id)
+                better = await report(broker, INFERENCE, old, thread_id)
+                assert await sees(broker, INFERENCE, better) == 200
+            assert (await authorize(broker, INFERENCE, "thread-0")).revision == good.revision
+            assert spent(broker) - before == Counter(task_register=4)  # two first ones, two fresh ones
+
+
 async def test_100_parallel_reports_make_one_replacement(tmp_path: Path) -> None:
     """All 100 callers get the same new credential, which the backend accepts, for one registration."""
     async with agent_at(tmp_path) as broker:
