@@ -43,8 +43,8 @@ from tests.support.refresh_worker import SOURCE
 from tests.support.stores import bearer_identity, create_request, sqlite_store
 
 RACES_A_WORLD = 1000
-LOGINS = 150
-LEASE, TIMEOUT = 8.0, 2.0
+LOGINS = 100
+LEASE, TIMEOUT = 12.0, 2.0
 """Between the two lies the time in which an answer must be written down, by a machine with much else to do."""
 ROUND_SECONDS = 120.0
 FAILED, PROVED_NOTHING = 1, 2
@@ -122,7 +122,9 @@ class Process:
 class World:
     """One database, one issuer, some logins, and the processes that refresh them."""
 
-    def __init__(self, folder: Path, store: Store, emulator: EmulatorServer, chance: random.Random, size: int) -> None:
+    def __init__(
+        self, folder: Path, store: Store, emulator: EmulatorServer, chance: random.Random, *, size: int, lease: float
+    ) -> None:
         self.totals = Totals()
         self._folder = folder
         self._store = store
@@ -133,6 +135,7 @@ class World:
         self._processes: list[Process] = []
         self._started = 0
         self._size = size
+        self._lease = lease
         self._logins: list[IdentityId] = []
         self._read_bytes = 0
         self._sendings: defaultdict[str, list[Sending]] = defaultdict(list)
@@ -159,7 +162,7 @@ class World:
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.support.refresh_worker", "--state-dir", str(self._folder)),
                 *("--issuer", self._emulator.url, "--journal", str(self._journal), "--name", name),
-                *("--lease", str(LEASE), "--timeout", str(TIMEOUT)),
+                *("--lease", str(self._lease), "--timeout", str(TIMEOUT)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             ),
@@ -198,7 +201,7 @@ class World:
             await process.tell(racing)
         assert [await process.hear() for process in self._processes] == ["ready"] * self._size
         rules = [self._emulator.backend.faults.add(rule) for rule in self._mishaps(count)]
-        victim = self._chance.randrange(self._size) if self._chance.random() < 1 / 4 else None
+        victim = self._chance.randrange(self._size) if self._chance.random() < 1 / 8 else None
         for process in self._processes:
             await process.tell("go")
         async with asyncio.timeout(ROUND_SECONDS):
@@ -257,7 +260,7 @@ class World:
             FaultRule(action=Action.TRUNCATE, operation=Operation.OAUTH, count=most),
             FaultRule(action=Action.STATUS, status=500, operation=Operation.OAUTH, count=some),
         )
-        return [turned_away, self._chance.choice(losses)] if self._chance.random() < 1 / 2 else [turned_away]
+        return [turned_away, self._chance.choice(losses)] if self._chance.random() < 1 / 4 else [turned_away]
 
     async def _row(self, identity_id: IdentityId) -> StoredBearer:
         row = await self._store.bearer(identity_id)
@@ -340,13 +343,13 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened_world(chance: random.Random, processes: int, logins: int) -> AsyncIterator[World]:
+async def opened_world(chance: random.Random, *, processes: int, logins: int, lease: float) -> AsyncIterator[World]:
     """Open a world with nothing from before."""
     settings = EmulatorSettings(port=0, token_format=TokenFormat.OPAQUE)
     with tempfile.TemporaryDirectory(prefix="refresh-races-") as name:
         folder = Path(name)
         async with sqlite_store(folder, busy_limit=30.0) as store, EmulatorServer(settings) as emulator:
-            world = World(folder, store, emulator, chance, processes)
+            world = World(folder, store, emulator, chance, size=processes, lease=lease)
             await world.begin(logins)
             try:
                 yield world
@@ -354,10 +357,11 @@ async def opened_world(chance: random.Random, processes: int, logins: int) -> As
                 await world.end()
 
 
-async def run_world(seed: str, *, races: int, processes: int, logins: int = LOGINS) -> Totals:
+async def run_world(seed: str, *, races: int, processes: int, logins: int = LOGINS, lease: float = LEASE) -> Totals:
     """Run that many races in a new world."""
     began = time.monotonic()
-    async with opened_world(random.Random(seed), processes, min(logins, races)) as world:
+    chance = random.Random(seed)
+    async with opened_world(chance, processes=processes, logins=min(logins, races), lease=lease) as world:
         while world.totals.races < races and not world.totals.problems:
             await world.race(min(logins, races - world.totals.races))
     world.totals.seconds = time.monotonic() - began
