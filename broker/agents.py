@@ -341,6 +341,7 @@ class AgentRegistrar:
         if restored is None:
             raise errors.GenerationChangedError from error
         self._snapshots.publish_identity(restored)
+        error.metadata["hint"] = "the new key was given up, and the identity goes on with the one it had"
         _LOG.warning("key_change_abandoned", identity=identity.name, reason=error.reason, note=error.note)
 
     async def _outcome_of_others(self, before: Identity, error: BrokerError) -> BrokerError | None:

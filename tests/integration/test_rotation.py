@@ -232,6 +232,7 @@ async def test_a_refused_agent_leaves_the_old_one(tmp_path: Path, operation: Ope
         refusing = fault(broker, Action.STATUS, operation, status=403)
         refusal = await refused(rotate(broker))
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "IDENTITY_REJECTED")
+        assert "goes on with the one it had" in str(refusal.details[0])
         restored = await shown(broker)
         assert (restored.state, restored.generation) == (ACTIVE, before.generation)
         assert (restored.public_key, restored.agent_runtime_id) == (before.public_key, before.agent_runtime_id)
