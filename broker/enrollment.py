@@ -150,6 +150,7 @@ class Enroller:
             FieldInvalidError: the order names something that does not exist or does not fit.
             RegistrationInProgressError: not done by then; the identity is kept and the broker goes on.
             ReauthRequiredError: the issuer of its login refused the refresh token; the identity is kept.
+            IssuerDownError: that issuer did not answer; the identity is kept, and its login refreshed on its first use.
             BrokerError: the registration's outcome.
         """
         backend = self._backend(order.backend)

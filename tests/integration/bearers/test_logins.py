@@ -166,6 +166,17 @@ async def test_a_login_that_is_dead_already_is_told(house: House) -> None:
     assert house.exchanges() == ["refresh_token_invalidated"]
 
 
+async def test_a_login_whose_issuer_is_away_is_kept(house: House) -> None:
+    """The operator learns of it; the login is refreshed when it is first used, and nothing was sent twice."""
+    house.fault(Action.STATUS, status=503)
+    refusal = await refused(house.create(house.tokens(), access_token=""))
+    assert refusal.reason == "ISSUER_DOWN"
+    assert await house.state() == "ACTIVE"
+    await house.jump(60)
+    assert (await house.broker.sees(await house.bearer())).status_code == 200
+    assert house.exchanges() == ["issued"]
+
+
 async def test_an_auth_json_brings_its_refresh_token_only_where_a_source_is_named(house: House) -> None:
     """Without one only the access token is kept, so that whoever else has the file is not locked out."""
     tokens = house.tokens()
