@@ -378,6 +378,11 @@ class WatchStream:
             self._refusals.clear()
             self.fail(errors.WatcherTooSlowError(retry_after=1.0))
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ends with an error as soon as its sender can say so."""
+        return self._failure is not None
+
     def end(self, retry_delay: float) -> None:
         """Send what is new and due, then end with `Closing`."""
         if self._retry_delay is None:
@@ -431,7 +436,7 @@ class WatchHub:
         self._waiting: OrderedDict[_Topic, None] = OrderedDict()
         self._obtaining: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._empty = asyncio.Event()
+        self._ended = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._is_closed = False
@@ -472,14 +477,14 @@ class WatchHub:
         self._is_closed = True
         for stream in tuple(self._streams):
             stream.end(self._retry_delay())
-        while self._streams:
-            self._empty.clear()
-            try:
-                async with asyncio.timeout(grace):
-                    await self._empty.wait()
-            except TimeoutError:
-                _LOG.warning("watchers_not_reading", streams=len(self._streams))
-                break
+        try:
+            async with asyncio.timeout(grace):
+                while any(not stream.has_failed for stream in self._streams):
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError:
+            _LOG.warning("watchers_not_reading", streams=len(self._streams))
+        self._waiting.clear()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
@@ -511,9 +516,7 @@ class WatchHub:
     def _retry_delay(self) -> float:
         return self._jitter.uniform(0.05, 1.0) * LONGEST_REOPENING_SECONDS
 
-    # --- subscriptions ------------------------------------------------------------------------------------------------
-
-    # For the streams.
+    # --- subscriptions: for the streams -------------------------------------------------------------------------------
 
     def topic(self, call: Asking, request: AuthorizationRequest) -> _Topic:
         """
@@ -567,8 +570,7 @@ class WatchHub:
         self._streams_of[principal] -= 1
         if not self._streams_of[principal]:
             del self._streams_of[principal]
-        if not self._streams:
-            self._empty.set()
+        self._ended.set()
 
     def _drop(self, topic: _Topic) -> None:
         topic.is_gone = True
