@@ -122,6 +122,7 @@ class LoginExchange:
         self._publish = publish
         self._jitter = jitter
         self._flight: asyncio.Task[_Landing | BrokerError] | None = None
+        self._patience_end = 0.0
         self._lost_claim: int | None = None
         self._failures = 0
 
@@ -219,7 +220,9 @@ class LoginExchange:
             flight = self._flight = asyncio.create_task(self._fly(), name="refresh-login")
             self._issuer.flights.add(flight)
             flight.add_done_callback(self._issuer.flights.discard)
-        await asyncio.wait({flight}, timeout=self._issuer.lease_seconds)
+            self._patience_end = self._clock.monotonic() + self._issuer.lease_seconds
+        # One that outlives its lease waits for the store alone, which may take for ever: it is joined by nobody then.
+        await asyncio.wait({flight}, timeout=max(0.0, self._patience_end - self._clock.monotonic()))
         if not flight.done():
             raise StoreDownError(note="what came of a refresh is not written down yet", retry_after=_FIRST_PAUSE)
         outcome = flight.result()

@@ -323,6 +323,26 @@ async def test_an_answer_waits_for_the_store(office: Office) -> None:
     assert len(office.exchanges()) == 1
 
 
+async def test_nobody_waits_for_a_store_that_stays_away(office: Office) -> None:
+    """What could not be written down within the lease is waited for by nobody any more, and still not lost."""
+    identity = await office.login()
+    source, store = office.source(identity), office.shop.store
+    old = source.current()
+    gate = store.hold("complete_refresh")
+    refresh = asyncio.create_task(source.refresh(beyond=old))
+    async with asyncio.timeout(5):
+        while not store.calls["complete_refresh"]:
+            await asyncio.sleep(0.001)
+    office.end_lease()
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreDownError):
+            await source._login.obtain(rejected=old)
+    gate.set()
+    assert await refresh != old
+    assert (await office.row(identity)).pair == 2
+    assert len(office.exchanges()) == 1
+
+
 async def test_an_error_that_hid_a_success_costs_nothing(office: Office) -> None:
     """The pair was written although the store said that it was away: it is found there, and nothing is lost."""
     identity = await office.login()
