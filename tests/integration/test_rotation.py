@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from credentialbroker.v1 import credential_broker_pb2 as pb2
 
 from broker.app import KEYRING_FILE
 from broker.emulator import EmulatorServer
+from broker.emulator.backend import IssuedIdentity
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.routing import Operation
 from broker.errors import RowCorruptError
@@ -326,30 +328,104 @@ async def test_a_setting_changed_meanwhile_is_kept(tmp_path: Path) -> None:
 # --- who cannot -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_cannot_register_itself_is_told_what_to_do(tmp_path: Path) -> None:
-    """JWT, bare key and mode BEARER answer ROTATION_UNSUPPORTED with a way out, and nothing is begun."""
-    async with agent(tmp_path) as (broker, _):
-        issued = broker.emulator.backend.issue_identity()
-        token = broker.emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token
-        await broker.admin.ImportIdentity(
-            admin_pb2.ImportIdentityRequest(
-                request_id="i1", name="jwt", mode=admin_pb2.IDENTITY_MODE_AGENT, identity_jwt=issued.jwt
-            )
+def record(issued: IssuedIdentity, **tokens: str) -> bytes:
+    """Return an auth.json with an agent record, and with the tokens of a login where some are given."""
+    agent_identity = {
+        "agent_runtime_id": issued.agent_runtime_id,
+        "agent_private_key": issued.private_key,
+        "account_id": "account-emulator",
+        "chatgpt_user_id": "user-emulator",
+        "email": "emulator@example.com",
+        "plan_type": "business",
+        "chatgpt_account_is_fedramp": False,
+    }
+    return json.dumps({"agent_identity": agent_identity} | ({"tokens": tokens} if tokens else {})).encode()
+
+
+async def take_over(broker: Broker, **source: Any) -> admin_pb2.Identity:
+    """Import an identity of mode AGENT."""
+    request = admin_pb2.ImportIdentityRequest(
+        request_id="import", name="taken", mode=admin_pb2.IDENTITY_MODE_AGENT, **source
+    )
+    return (await broker.admin.ImportIdentity(request, timeout=10)).identity
+
+
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [
+        ("jwt", "give it a new one with ReauthenticateIdentity"),
+        ("bare key", "create a new identity"),
+        ("record without a login", "needs a bearer"),
+        ("bearer", "ReauthenticateIdentity gives it a new bearer"),
+    ],
+)
+async def test_what_cannot_register_itself_is_told_what_to_do(tmp_path: Path, kind: str, way_out: str) -> None:
+    """ROTATION_UNSUPPORTED with a way out, and neither store nor backend hears of it."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
+        issued = emulator.backend.issue_identity()
+        bare = admin_pb2.BareKey(
+            private_key=issued.private_key, agent_runtime_id=issued.agent_runtime_id, account_id="account-emulator"
         )
-        await broker.admin.CreateIdentity(
-            admin_pb2.CreateIdentityRequest(
-                request_id="i2",
-                name="bearer",
-                mode=admin_pb2.IDENTITY_MODE_BEARER,
-                static_bearer=admin_pb2.StaticBearer(token=token),
+        token = emulator.backend.mint_token(lifetime=timedelta(days=1)).access_token
+        if kind == "jwt":
+            await take_over(broker, identity_jwt=issued.jwt)
+        elif kind == "bare key":
+            await take_over(broker, bare_key=bare)
+        elif kind == "record without a login":
+            await take_over(broker, auth_json=record(issued))
+        else:
+            await broker.admin.CreateIdentity(
+                admin_pb2.CreateIdentityRequest(
+                    request_id="create",
+                    name="taken",
+                    mode=admin_pb2.IDENTITY_MODE_BEARER,
+                    static_bearer=admin_pb2.StaticBearer(token=token),
+                )
             )
-        )
-        for name in ("jwt", "bearer"):
-            refusal = await refused(rotate(broker, f"r-{name}", name=name))
-            assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ROTATION_UNSUPPORTED")
-            assert "ReauthenticateIdentity" in str(refusal.details[0])
-        assert broker.registrations("agent_register") == 1
-        assert (await shown(broker, "jwt")).state == ACTIVE
+        before = await row(broker, "taken")
+        refusal = await refused(rotate(broker, name="taken"))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ROTATION_UNSUPPORTED")
+        assert way_out in str(refusal.details[0])
+        assert broker.registrations("agent_register") == 0
+        assert await row(broker, "taken") == before
+        assert await broker.app.store.pending_agent(before.id) is None
+
+
+async def test_a_profile_that_registers_no_agents(tmp_path: Path) -> None:
+    """Generation B: a record with its login could register elsewhere, not here."""
+    profile = "codex-2026-04-provider"
+    async with (
+        running_emulator(profile=profile) as emulator,
+        running_broker(tmp_path, emulator, backends=backend_section(profile, emulator.url)) as broker,
+    ):
+        tokens = json.loads(emulator.backend.mint_token(lifetime=timedelta(days=1)).auth_json())["tokens"]
+        await take_over(broker, auth_json=record(emulator.backend.issue_identity(), **tokens))
+        refusal = await refused(rotate(broker, name="taken"))
+        assert refusal.reason == "ROTATION_UNSUPPORTED"
+        assert "registers no agents" in str(refusal.details[0])
+
+
+async def test_an_imported_record_with_its_login_is_rotated(tmp_path: Path) -> None:
+    """The login that came with it registers the new key, and the identity is the same."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
+        tokens = json.loads(emulator.backend.mint_token(lifetime=timedelta(days=1)).auth_json())["tokens"]
+        before = await take_over(broker, auth_json=record(emulator.backend.issue_identity(), **tokens))
+        after = await rotate(broker, name="taken")
+        assert (after.id, after.generation) == (before.id, before.generation + 1)
+        authorization = await broker.authorize(thread_id="thread-1")
+        assert assertion_of(authorization).is_signed_by(after.public_key)
+        assert await accepted(broker, authorization)
+
+
+async def test_a_login_that_has_ended_begins_nothing(tmp_path: Path) -> None:
+    """Where the login that would register the new key is over, REAUTH_REQUIRED is said before anything is written."""
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator) as broker:
+        tokens = json.loads(emulator.backend.mint_token(lifetime=timedelta(hours=-1)).auth_json())["tokens"]
+        await take_over(broker, auth_json=record(emulator.backend.issue_identity(), **tokens))
+        before = await row(broker, "taken")
+        assert (await refused(rotate(broker, name="taken"))).reason == "REAUTH_REQUIRED"
+        assert await row(broker, "taken") == before
+        assert await accepted(broker, await broker.authorize(thread_id="thread-1"))
 
 
 async def test_a_disabled_identity_is_not_rotated(tmp_path: Path) -> None:
