@@ -21,7 +21,14 @@ from broker.bearer.static import StaticSource
 from broker.bearer.stored import bearer_context, open_bearer, open_refresh_token, refresh_token_context
 from broker.bearer.turns import Turns
 from broker.clock import Clock
-from broker.errors import BrokerError, GenerationChangedError, IssuerDownError, ReauthRequiredError, StoreDownError
+from broker.errors import (
+    BrokerError,
+    GenerationChangedError,
+    IssuerDownError,
+    ReauthRequiredError,
+    RowCorruptError,
+    StoreDownError,
+)
 from broker.keyring import Keyring, SealContext
 from broker.model import Identity, RefreshState, Secret, StoredBearer
 from broker.store import Store
@@ -149,8 +156,7 @@ class LoginExchange:
         Raises:
             IssuerDownError: it cannot be had now.
             StoreDownError: nor can it while the store is away: nothing is sent, and what came is not used.
-            ReauthRequiredError: the login is dead.
-            RowCorruptError: its sealed tokens do not open.
+            ReauthRequiredError: the login is dead, or its sealed tokens do not open.
         """
         known = self._row.pair
         for _ in range(_MOST_TURNS):
@@ -243,6 +249,8 @@ class LoginExchange:
             return _Landing(await self._send(held, refresh_token), was_sent=True) if claim.is_ours else _Landing(held)
         except GenerationChangedError:
             return ReauthRequiredError(note=_NO_LOGIN)
+        except RowCorruptError as error:
+            return ReauthRequiredError(note=f"the login's sealed tokens do not open: {error.note}")
         except BrokerError as error:
             return error
 

@@ -594,6 +594,24 @@ async def test_tokens_of_somebody_else_are_refused(office: Office) -> None:
     assert source.current() == open_bearer(office.shop.keyring, kept)
 
 
+async def test_a_refresh_token_that_does_not_open_needs_a_person(office: Office) -> None:
+    """Nothing is claimed or sent; the token that opens is served to its end."""
+    identity = await office.login()
+    stored, row = await office.shop.store.identity(identity.id), await office.row(identity)
+    assert stored is not None
+    given = OwnLogin(source=SOURCE, refresh_token=Secret("rt"), access_token=Secret("at"), expire_time=9e9)
+    sealed = office.shop.enroller._own_bearers.sealed(given, identity.id, pair=2)
+    broken = replace(sealed, sealed_refresh_token=row.sealed_refresh_token)  # sealed to the pair before
+    await office.shop.store.write_identity(stored, bearer=broken)
+    await office.shop.snapshots.follow()
+    source = office.source(identity)
+    with pytest.raises(ReauthRequiredError):
+        await source.refresh(beyond=source.current())
+    assert (await office.row(identity)).refresh_state is RefreshState.IDLE
+    assert not office.exchanges()
+    assert (await source.refresh()).token == Secret("at")
+
+
 # --- stopping and secrecy ---------------------------------------------------------------------------------------------
 
 
