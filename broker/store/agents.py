@@ -132,8 +132,13 @@ def abandon(tx: WriteTransaction, held: PendingAgent, *, now: float, fingerprint
     """Undo a change of key, and forget who asked for it; None when the claim is lost."""
     identity = identities.by_id(tx.connection, held.identity_id)
     current = _held(tx, held)
-    if identity is None or current is None:
+    if identity is None:
         return None
+    if current is None:
+        # Asked again, after an error that hid that the first time had worked? Whatever else ends it, its adoption too,
+        # brings a new generation.
+        is_undone = identity.generation < held.generation and of_identity(tx.connection, identity.id) is None
+        return identity if is_undone else None
     if fingerprint is not None:
         identities.forget_requests(tx, identity.id, fingerprint, since=current.create_time)
     forget(tx, identity.id, former_generation=identity.generation, now=now)

@@ -148,13 +148,14 @@ async def test_a_store_that_is_away_when_the_backend_has_answered(shop: Workshop
 
 
 @pytest.mark.parametrize("method", ["record_agent", "adopt_agent", "abandon_agent"])
-async def test_a_change_of_key_outlasts_a_store_that_is_away(shop: Workshop, method: str) -> None:
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_change_of_key_outlasts_a_store_that_is_away(shop: Workshop, method: str, *, after: bool) -> None:
     """So does a change of key, whether it succeeds or is refused."""
     view = await with_task(shop, THREAD)
     refused = method == "abandon_agent"
     shop.api.agents.clear()
     shop.api.agents.append(failure(FailureKind.REFUSED, status=403) if refused else "runtime-2")
-    shop.store.fail(method, times=3)
+    shop.store.fail(method, times=1 if after else 3, after=after)
     if refused:
         assert isinstance(await refusal(shop), errors.IdentityRejectedError)
     else:

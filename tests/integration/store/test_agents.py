@@ -344,3 +344,23 @@ async def test_two_processes_change_one_key_once(store: SqlStore, database: Any)
     assert len({public_key for _, public_key in said}) == 1
     changed = await store.identity(identity.id)
     assert (changed.generation, changed.public_key, changed.state) == (2, said[0][1], IdentityState.ACTIVE)
+
+
+async def test_who_asked_for_what_came_to_nothing_may_ask_again(store: SqlStore) -> None:
+    """A change that is undone takes the memory of its requests along; other requests of the time stay remembered."""
+    identity = await add_identity(store)
+    asked, joined = create_request("rotate-1"), create_request("rotate-2")
+    other = create_request("other", fingerprint=b"something else")
+    held = await _claim(store, identity, new_key=new_key(), request=asked)
+    await store.claim_agent(identity.id, generation=1, now=NOW, lease_seconds=LEASE, new_key=new_key(), request=joined)
+    rotating = await store.identity(identity.id)
+    assert rotating is not None
+    await store.write_identity(rotating, request=other)
+    undone = await store.abandon_agent(held, now=NOW, fingerprint=asked.fingerprint)
+    assert undone is not None
+    assert [await store.remembered_identity(request) for request in (asked, joined, other)] == [None, None, undone]
+    # Told again that it worked, as after an answer that was lost.
+    assert await store.abandon_agent(held, now=NOW, fingerprint=asked.fingerprint) == undone
+    begun = await _claim(store, undone, new_key=new_key("5"), request=asked)
+    assert begun.fencing_token > held.fencing_token
+    assert await store.abandon_agent(held, now=NOW) is None
