@@ -39,8 +39,6 @@ CALLER_METHODS = list(pb2.DESCRIPTOR.services_by_name["CredentialBroker"].method
 ADMIN_METHODS = list(admin_pb2.DESCRIPTOR.services_by_name["BrokerAdmin"].methods)
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 NOT_BUILT = {
-    "RotateIdentityKey",
-    "ReauthenticateIdentity",
     "RewrapSecrets",
     "VerifyAudit",
 }
