@@ -83,7 +83,7 @@ def _in_time(product: Product, seconds: float) -> Iterator[Figure]:
     with Watchers(
         product.address,
         streams=STREAMS_WATCHING,
-        subscriptions=_own_thread,
+        subscriptions=own_thread,
         looks_at_times=True,
         sample_every=_SAMPLE_EVERY,
     ) as watchers:
@@ -162,7 +162,7 @@ def measure_push(cores: Cores, *, rounds: int, seed: int) -> Figure:
             Watchers(
                 products[_WATCH].address,
                 streams=STREAMS_WATCHING,
-                subscriptions=_shared_thread,
+                subscriptions=shared_thread,
                 sample_every=_SAMPLE_EVERY,
             )
         )
@@ -230,11 +230,13 @@ def _ratio(value: str, verdict: Verdict, notes: list[str], details: dict[str, ob
     )
 
 
-def _own_thread(stream: int) -> list[pb.Subscribe]:
+def own_thread(stream: int) -> list[pb.Subscribe]:
+    """Return what a stream subscribes to that works on a thread of its own."""
     return _subscriptions(f"thread-{stream}")
 
 
-def _shared_thread(_stream: int) -> list[pb.Subscribe]:
+def shared_thread(_stream: int) -> list[pb.Subscribe]:
+    """Return what streams subscribe to that all work on one thread."""
     return _subscriptions("thread-bench")
 
 
