@@ -51,9 +51,10 @@ bench: $(SETUP) ## measure the warm path against a bare echo, calls in flight, s
 	@$(RUN)python -m tests.bench all $(ARGS)
 
 .PHONY: chaos
-chaos: $(SETUP) ## kill -9 the broker 200 times under traffic, 10,000 refresh races (some minutes; ARGS, RACES="--resume")
+chaos: $(SETUP) ## kill -9 the broker 200 times under traffic, 10,000 refresh races, all orders of operations (half an hour; ARGS, RACES="--resume", ORDERS)
 	@$(RUN)python -m tests.chaos.kill --runs 200 $(ARGS)
 	@$(RUN)python -m tests.chaos.refresh --races 10000 $(RACES)
+	@$(RUN)python -m tests.interleavings $(ORDERS)
 
 .PHONY: clean
 clean: ## remove what was installed and built

@@ -147,7 +147,7 @@ def lapses() -> Iterator[Plan]:
 
 
 def triples() -> Iterator[Plan]:
-    """Every three of the five, some of the same too, with at most two pre-emptions."""
-    for operations in itertools.combinations_with_replacement(FIVE, 3):
+    """Every three of the five, with at most two pre-emptions."""
+    for operations in itertools.combinations(FIVE, 3):
         for arrangement, stops in itertools.product(Arrangement, (Stops.BEFORE, Stops.AFTER)):
             yield Plan(operations, arrangement, stops, preemptions=2)

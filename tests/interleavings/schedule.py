@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 Choose = Callable[[tuple[str, ...], str | None], str]
 """Given the operations that can go on, and the one that made the last step, returns the one to go on with."""
@@ -31,8 +31,8 @@ class Pause:
     operation: str
     point: str
     go_on: "asyncio.Future[None]"
-    since: int
-    """How many steps had been made when it began: one that waits for time goes on only after others did something."""
+    since: Hashable
+    """How far the run had come when it began: one that waits for time goes on only once there is something new."""
     waits: bool
 
 
@@ -44,11 +44,13 @@ class Schedule:
     Attributes:
         choose: which operation makes the next step.
         trace: the steps that were made: operation and point.
+        progress: tells how far the run has come, other after everything that a poll might wait for; None: any step counts.
         tasks: every asyncio task of the run, with the operation that it belongs to.
     """
 
     choose: Choose
     trace: list[tuple[str, str]] = field(default_factory=list)
+    progress: Callable[[], Hashable] | None = None
     tasks: "dict[asyncio.Task[Any], str]" = field(default_factory=dict)
     _paused: dict[str, deque[Pause]] = field(default_factory=dict)
     _is_over: bool = False
@@ -59,7 +61,7 @@ class Schedule:
 
         Args:
             point: what comes next, as a word for the trace.
-            waits: whether time has to pass: a poll, which is worth a step only after somebody else made one.
+            waits: whether time has to pass: a poll, which is worth a step only after something happened.
         """
         operation = _OPERATION.get()
         if operation is None:
@@ -67,7 +69,7 @@ class Schedule:
         if self._is_over:
             raise asyncio.CancelledError
         go_on = asyncio.get_running_loop().create_future()
-        pause = Pause(operation, point, go_on, len(self.trace), waits)
+        pause = Pause(operation, point, go_on, self._place(), waits)
         self._paused.setdefault(operation, deque()).append(pause)
         await go_on
 
@@ -79,7 +81,7 @@ class Schedule:
             StuckError: they cannot go on.
         """
         loop = asyncio.get_running_loop()
-        loop.set_task_factory(self._new_task)
+        loop.set_task_factory(cast("Any", self._new_task))  # by keyword it takes what any version of Python gives
         try:
             tasks = {name: asyncio.create_task(self._begin(name, work)) for name, work in operations.items()}
             last: str | None = None
@@ -106,12 +108,15 @@ class Schedule:
     @property
     def standing(self) -> list[tuple[str, str, bool]]:
         """Who stands still where, in the order in which each goes on, and whether it may go on yet."""
-        made = len(self.trace)
+        place = self._place()
         return [
-            (name, one.point, not one.waits or one.since < made)
+            (name, one.point, not one.waits or one.since != place)
             for name, paused in sorted(self._paused.items())
             for one in paused
         ]
+
+    def _place(self) -> Hashable:
+        return len(self.trace) if self.progress is None else self.progress()
 
     def _new_task(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
@@ -128,15 +133,15 @@ class Schedule:
     def _step(self, last: str | None) -> str:
         if len(self.trace) > _MOST_STEPS:
             raise StuckError(f"no end after {_MOST_STEPS} steps; the last: {self.trace[-20:]}")
-        made = len(self.trace)
+        place = self._place()
         able = tuple(
             name
             for name, paused in sorted(self._paused.items())
-            if any(not one.waits or one.since < made for one in paused)
+            if any(not one.waits or one.since != place for one in paused)
         )
         chosen = self.choose(able or tuple(sorted(self._paused)), last)
         paused = self._paused[chosen]
-        pause = next((one for one in paused if not one.waits or one.since < made), paused[0])
+        pause = next((one for one in paused if not one.waits or one.since != place), paused[0])
         paused.remove(pause)
         if not paused:
             del self._paused[chosen]

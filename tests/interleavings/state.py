@@ -171,7 +171,7 @@ class Walk:
 
 
 @functools.cache
-def _is_frozen(kind: type) -> bool:
+def _is_frozen(kind: Hashable) -> bool:
     parameters = getattr(kind, "__dataclass_params__", None)
     return parameters is not None and parameters.frozen and parameters.eq
 

@@ -52,7 +52,7 @@ from broker.rejection import Mender, Rejection
 from broker.rotation import Rotator
 from broker.scopes import build_catalogue
 from broker.snapshots import IdentityView, Snapshots, private_key_context
-from broker.store import CreateRequest
+from broker.store import CreateRequest, Store
 from broker.tasks import TaskKeeper
 from broker.telemetry import Metrics
 from tests.interleavings.memory import Content, Copy, Database, MemoryDriver, Stepped
@@ -111,13 +111,22 @@ class _Middle(random.Random):
 class _QuickKeyring(Keyring):
     """The real key ring, which seals and opens what many runs seal and open once."""
 
-    @functools.cache
-    def seal(self, plaintext: bytes, *, context: SealContext) -> bytes:
-        return super().seal(plaintext, context=context)
+    def __init__(self) -> None:
+        super().__init__({b"ring-key": _RING_KEY}, b"ring-key", _MAC_KEY, bytes)
+        self._sealed: dict[tuple[bytes, SealContext], bytes] = {}
+        self._opened: dict[tuple[bytes, SealContext], bytes] = {}
 
-    @functools.cache
+    def seal(self, plaintext: bytes, *, context: SealContext) -> bytes:
+        place = (plaintext, context)
+        if place not in self._sealed:
+            self._sealed[place] = super().seal(plaintext, context=context)
+        return self._sealed[place]
+
     def open(self, sealed: bytes, *, context: SealContext) -> bytes:
-        return super().open(sealed, context=context)
+        place = (sealed, context)
+        if place not in self._opened:
+            self._opened[place] = super().open(sealed, context=context)
+        return self._opened[place]
 
 
 class _Audit:
@@ -174,6 +183,7 @@ class Process:
     """One broker: its memory, and what works on it."""
 
     number: int
+    store: Store
     snapshots: Snapshots
     registrar: Registrar
     authorizer: Authorizer
@@ -209,6 +219,8 @@ class World:
         self.issuer = WorldIssuer(self.clock.now)
         self.store = Copy(template.database, template.content)
         self.audit = _Audit()
+        # Who polls looks at the store, or waits for a time.
+        self.schedule.progress = lambda: (self.store.content.digest, self.clock.steady)
         self._before, self._after = stops is not Stops.AFTER, stops is not Stops.BEFORE
         self.processes: list[Process] = []
         self._operations = 0
@@ -225,7 +237,7 @@ class World:
         work: dict[str, Callable[[], Awaitable[object]]] = {}
         for at, (name, operation) in enumerate(zip(names, operations, strict=True)):
             process = self.processes[min(at, count - 1)]
-            work[name] = lambda operation=operation, process=process: OPERATIONS[operation](self, process)
+            work[name] = functools.partial(OPERATIONS[operation], self, process)
         return work
 
     async def run(self, operations: Sequence[str]) -> dict[str, object]:
@@ -336,7 +348,7 @@ class World:
         tasks = TaskKeeper(
             store=store, snapshots=snapshots, registrar=registrar, clock=self.clock, tombstone_seconds=86_400.0
         )
-        process = Process(number, snapshots, registrar, authorizer, enroller, agents, rotator, mender, tasks)
+        process = Process(number, store, snapshots, registrar, authorizer, enroller, agents, rotator, mender, tasks)
 
         def note(identity_id: IdentityId | None) -> None:
             if identity_id is not None:
@@ -430,7 +442,7 @@ async def _lapse(world: World, _process: Process) -> None:
 
 
 async def _named(process: Process) -> Identity:
-    identity = await process.enroller._store.identity_named(NAME)  # noqa: SLF001  -- the store as this process has it
+    identity = await process.store.identity_named(NAME)
     if identity is None:
         raise IdentityNotFoundError
     return identity
@@ -471,7 +483,7 @@ async def make_template(profile: str = "codex-2026-05") -> Template:
     """Make an identity that is ACTIVE, has a login that is due, and a task that the backend has forgotten since."""
     database = Database(MemoryDriver())
     store = Copy(database, await database.open())
-    keyring = _QuickKeyring({b"ring-key": _RING_KEY}, b"ring-key", _MAC_KEY, bytes)
+    keyring = _QuickKeyring()
     key = _first_key()
     identity = Identity(
         id=IDENTITY,
