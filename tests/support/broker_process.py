@@ -63,9 +63,7 @@ def main() -> None:
         log={"level": "warning", "format": "json"},
     )
     configure_logging(config.log.level, config.log.format)
-    asyncio.run(
-        _serve(config, lambda store: DyingStore(store, before=options.die_before, after=options.die_after))
-    )
+    asyncio.run(_serve(config, lambda store: DyingStore(store, before=options.die_before, after=options.die_after)))
 
 
 if __name__ == "__main__":
