@@ -41,7 +41,7 @@ from broker.model import (
     UpstreamKey,
     UpstreamTask,
 )
-from broker.store import Changes, KeepBearer, Store
+from broker.store import Changes, Damaged, KeepBearer, Store, WholeIdentity
 from broker.telemetry import Metrics, logger
 
 _LOG: Final = logger(__name__)
@@ -102,14 +102,6 @@ class TaskView:
 class _UpstreamView:
     upstream: UpstreamTask
     task_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _LoadedIdentity:
-    identity: Identity
-    bearer: StoredBearer | KeepBearer | None
-    ladder: StoredLadder | None
-    background: Task | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,13 +443,13 @@ class Snapshots:
             StoreDownError: the store cannot be reached.
         """
         sequence = await self._store.change_sequence()
-        loaded: list[_LoadedIdentity] = []
+        loaded: list[WholeIdentity] = []
         unreadable: set[IdentityName] = set()
         after = ""
         while True:
-            page = await self._store.identities(after=after, limit=500)
+            page = await self._store.whole_identities(after=after, limit=500)
             unreadable.update(IdentityName(name) for name in page.corrupt)
-            loaded += [await self._read_identity(identity) for identity in page.rows]
+            loaded += page.rows
             if page.next_after is None:
                 break
             after = page.next_after
@@ -484,36 +476,27 @@ class Snapshots:
         self.touch()
         self._confirm()
 
-    async def _read_identity(self, identity: Identity) -> _LoadedIdentity:
-        """Read what belongs to an identity; a row that cannot be read spoils what it is for, not the identity."""
-        bearer, ladder, background = await asyncio.gather(
-            self._read_bearer(identity), self._store.ladder(identity.id), self._read_background(identity)
-        )
-        return _LoadedIdentity(identity, bearer, ladder, background)
-
-    async def _read_bearer(self, identity: Identity) -> StoredBearer | KeepBearer | None:
-        if identity.bearer_source is not None:
-            return None
-        try:
-            return await self._store.bearer(identity.id)
-        except RowCorruptError as error:
-            _LOG.error("stored_bearer_unusable", identity=identity.name, cause=error.note)
-            return KeepBearer.KEEP
-
-    async def _read_background(self, identity: Identity) -> Task | None:
-        try:
-            return await self._store.task(identity.id, None)
-        except RowCorruptError as error:
+    def _take_in(self, whole: WholeIdentity) -> None:
+        """Take in an identity with what belongs to it; a damaged row spoils what it is for, not the identity."""
+        identity, ladder, background = whole.identity, whole.ladder, whole.background
+        bearer: StoredBearer | KeepBearer | None = None
+        if identity.bearer_source is None:
+            if isinstance(whole.bearer, Damaged):
+                _LOG.error("stored_bearer_unusable", identity=identity.name, cause=whole.bearer.note)
+                bearer = KeepBearer.KEEP
+            else:
+                bearer = whole.bearer
+        self._publish_reread(identity, bearer)
+        if isinstance(ladder, Damaged):
+            # As if nothing had been tried; what would climb it reads it and learns the same.
+            _LOG.error("ladder_unreadable", identity=identity.name, cause=ladder.note)
+        elif ladder is not None:
+            self.publish_ladder(ladder)
+        if isinstance(background, Damaged):
             # Not kept here, so that a call loads it and learns the same.
-            _LOG.error("task_unreadable", identity=identity.name, cause=error.note)
-            return None
-
-    def _take_in(self, loaded: _LoadedIdentity) -> None:
-        self.publish_identity(loaded.identity, loaded.bearer)
-        if loaded.ladder is not None:
-            self.publish_ladder(loaded.ladder)
-        if loaded.background is not None:
-            self.publish_task(loaded.background)
+            _LOG.error("task_unreadable", identity=identity.name, cause=background.note)
+        elif background is not None:
+            self.publish_task(background)
 
     async def preload_tasks(self) -> None:
         """Load live tasks, as many as are kept, so that they go on being served when the store goes away."""
@@ -615,14 +598,12 @@ class Snapshots:
             if known is None:
                 self._newcomers[identity_id] = None
             elif known.identity.version < version:
-                await self._reload_identity(known)
+                await self._reload_identity(identity_id)
         await self._take_in_tasks(changes)
         await self._take_in_belongings(changes)
 
     async def _read_newcomer(self, identity_id: IdentityId) -> None:
-        identity = await self._identity_or_trouble(identity_id)
-        if identity is not None:
-            self._take_in(await self._read_identity(identity))
+        await self._reload_identity(identity_id)
         self._newcomers.pop(identity_id, None)
 
     async def _take_in_tasks(self, changes: Changes) -> None:
@@ -654,18 +635,21 @@ class Snapshots:
         for identity_id, version in changes.ladders.items():
             view = self._views.get(identity_id)
             if view is not None and (view.ladder is None or view.ladder.version < version):
-                ladder = await self._store.ladder(identity_id)
-                if ladder is not None:
-                    self.publish_ladder(ladder)
+                await self._reload_ladder(view)
 
-    async def _reload_identity(self, known: IdentityView) -> None:
-        """Take in an identity's row at once, and then what belongs to it where that may have changed with the row."""
-        identity = await self._identity_or_trouble(known.identity.id)
-        if identity is None:
-            return
-        self._publish_reread(identity)
-        if identity.generation != known.identity.generation or identity.bearer_source is None:
-            self._take_in(await self._read_identity(identity))
+    async def _reload_identity(self, identity_id: IdentityId) -> None:
+        """Take in an identity's row, with what belongs to it since that may have changed with the row."""
+        try:
+            whole = await self._store.whole_identity(identity_id)
+        except RowCorruptError as error:
+            _LOG.error("identity_unreadable", identity_id=identity_id, cause=error.note)
+            known = self._views.get(identity_id)
+            if known is not None:
+                self._views[identity_id] = replace(known, trouble=RowCorruptError)
+                self.touch(identity_id)
+        else:
+            if whole is not None:
+                self._take_in(whole)
 
     async def reread_identity(self, identity_id: IdentityId) -> IdentityView | None:
         """
@@ -678,23 +662,14 @@ class Snapshots:
         identity = await self._store.identity(identity_id)
         return None if identity is None else self._publish_reread(identity)
 
-    def _publish_reread(self, identity: Identity) -> IdentityView:
+    def _publish_reread(
+        self, identity: Identity, bearer: StoredBearer | KeepBearer | None = KeepBearer.KEEP
+    ) -> IdentityView:
         known = self._views.get(identity.id)
-        view = self.publish_identity(identity)
+        view = self.publish_identity(identity, bearer)
         if known is not None:
             self._observe_revocation("identity", known.identity.state, identity.state, identity.update_time)
         return view
-
-    async def _identity_or_trouble(self, identity_id: IdentityId) -> Identity | None:
-        try:
-            return await self._store.identity(identity_id)
-        except RowCorruptError as error:
-            _LOG.error("identity_unreadable", identity_id=identity_id, cause=error.note)
-            known = self._views.get(identity_id)
-            if known is not None:
-                self._views[identity_id] = replace(known, trouble=RowCorruptError)
-                self.touch(identity_id)
-            return None
 
     async def _reload_bearer(self, view: IdentityView) -> None:
         try:
@@ -704,6 +679,15 @@ class Snapshots:
             return
         if bearer is not None:
             self.publish_bearer(bearer)
+
+    async def _reload_ladder(self, view: IdentityView) -> None:
+        try:
+            ladder = await self._store.ladder(view.identity.id)
+        except RowCorruptError as error:
+            _LOG.error("ladder_unreadable", identity=view.identity.name, cause=error.note)
+            return
+        if ladder is not None:
+            self.publish_ladder(ladder)
 
     async def _reload_task(self, key: tuple[IdentityId, ThreadId | None]) -> None:
         before = self._tasks[key]

@@ -201,6 +201,25 @@ class Page(Generic[Row]):
     corrupt: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """Stands for a row that is there and cannot be read; reading it alone raises `RowCorruptError` with this note."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeIdentity:
+    """An identity with what belongs to it, all of one moment. A damaged row spoils what it is for and nothing else."""
+
+    identity: Identity
+    bearer: StoredBearer | Damaged | None
+    """Of its own."""
+    ladder: StoredLadder | Damaged | None
+    background: Task | Damaged | None
+    """Its background task, with the upstream task of its current generation."""
+
+
 class Store(Protocol):
     """The broker's database. The contract stands at the top of this module."""
 
@@ -339,6 +358,18 @@ class Store(Protocol):
         """List identities by name, from the first whose place is behind `after`."""
         ...
 
+    async def whole_identity(self, identity_id: IdentityId) -> WholeIdentity | None:
+        """Return one identity in whatever state, deleted ones included, with what belongs to it."""
+        ...
+
+    async def whole_identities(self, *, after: str = "", limit: int = 100) -> Page[WholeIdentity]:
+        """
+        List undeleted identities as `identities` does, each with what belongs to it.
+
+        Costs as many statements for a long page as for a short one.
+        """
+        ...
+
     async def bearer(self, identity_id: IdentityId) -> StoredBearer | None:
         """Return the sealed bearer kept for an identity."""
         ...
@@ -464,7 +495,8 @@ class Store(Protocol):
         Undo a change of key: the pending agent and the tasks registered for it go, ROTATING becomes ACTIVE.
 
         The requests of the content `fingerprint` that asked for it are forgotten: repeated, they ask anew. None when
-        the claim was taken over or there is none any more.
+        the claim was taken over or the change came to another end; asked again, after an error that hid a success, it
+        returns the identity as it stands.
         """
         ...
 

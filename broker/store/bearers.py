@@ -15,13 +15,14 @@ Every claim takes a higher fencing token. A bearer that replaces another continu
 there was none begins them where the change counter stands: who held a claim of the old one cannot complete the new.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from broker.errors import GenerationChangedError, InternalError, ReauthRequiredError
 from broker.model import Identity, IdentityId, IdentityState, Mode, RefreshState, StoredBearer
-from broker.store import RefreshClaim, identities, rows, schema
+from broker.store import Damaged, RefreshClaim, identities, rows, schema
 from broker.store.transaction import WriteTransaction
 
 _bearers = schema.bearers
@@ -34,6 +35,14 @@ def of_identity(connection: Connection, identity_id: IdentityId) -> StoredBearer
     """Return the bearer kept for an identity."""
     row = connection.execute(select(_bearers).where(_bearers.c.identity_id == identity_id)).mappings().first()
     return None if row is None else rows.bearer_from(row)
+
+
+def of_identities(
+    connection: Connection, identity_ids: Collection[IdentityId]
+) -> dict[IdentityId, StoredBearer | Damaged]:
+    """Return the bearers kept for identities, by their ids."""
+    found = connection.execute(select(_bearers).where(_bearers.c.identity_id.in_(identity_ids))).mappings()
+    return {row["identity_id"]: rows.or_damaged(rows.bearer_from, row) for row in found}
 
 
 def insert_first(tx: WriteTransaction, bearer: StoredBearer) -> None:

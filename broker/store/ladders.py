@@ -1,12 +1,13 @@
 """What was tried because credentials were rejected: the statements behind the contract in `broker.store`."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from sqlalchemy import Connection, insert, select, update
 
 from broker.errors import GenerationChangedError
 from broker.model import IdentityId, IdentityState, StoredLadder
-from broker.store import rows, schema
+from broker.store import Damaged, rows, schema
 from broker.store.transaction import WriteTransaction
 
 _ladders = schema.ladders
@@ -17,6 +18,14 @@ def of_identity(connection: Connection, identity_id: IdentityId) -> StoredLadder
     """Return the ladder of an identity."""
     row = connection.execute(select(_ladders).where(_ladders.c.identity_id == identity_id)).mappings().first()
     return None if row is None else rows.ladder_from(row)
+
+
+def of_identities(
+    connection: Connection, identity_ids: Collection[IdentityId]
+) -> dict[IdentityId, StoredLadder | Damaged]:
+    """Return the ladders of identities, by their ids."""
+    found = connection.execute(select(_ladders).where(_ladders.c.identity_id.in_(identity_ids))).mappings()
+    return {row["identity_id"]: rows.or_damaged(rows.ladder_from, row) for row in found}
 
 
 def write(tx: WriteTransaction, ladder: StoredLadder) -> StoredLadder:

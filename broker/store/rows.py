@@ -6,9 +6,9 @@ nothing is repaired and nothing guessed.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import ColumnElement, RowMapping
 
@@ -31,7 +31,9 @@ from broker.model import (
     UpstreamKey,
     UpstreamTask,
 )
-from broker.store import schema
+from broker.store import Damaged, schema
+
+Model = TypeVar("Model")
 
 UPSTREAM_PREFIX: Final = "upstream__"
 """What stands before the names of `UPSTREAM_COLUMNS`."""
@@ -204,6 +206,14 @@ def task_from(row: RowMapping) -> Task:
             last_use_time=_time(row["last_use_time"]),
             upstream=upstream,
         )
+
+
+def or_damaged(read: Callable[[RowMapping], Model], row: RowMapping) -> Model | Damaged:
+    """Read a row by one of the functions above; `Damaged` stands for what does not fit the model."""
+    try:
+        return read(row)
+    except RowCorruptError as error:
+        return Damaged(error.note)
 
 
 def identity_values(identity: Identity) -> dict[str, Any]:

@@ -35,8 +35,10 @@ from broker.store import (
     RefreshClaim,
     StoreStatistics,
     TaskClaim,
+    WholeIdentity,
     agents,
     bearers,
+    belongings,
     database,
     enrollment,
     identities,
@@ -194,6 +196,14 @@ class SqlStore:
         return await self._driver.read(
             lambda connection: identities.page(connection, after=after, limit=limit, include_deleted=include_deleted)
         )
+
+    async def whole_identity(self, identity_id: IdentityId) -> WholeIdentity | None:
+        """Return one identity in whatever state, with what belongs to it."""
+        return await self._driver.read(lambda connection: belongings.of_identity(connection, identity_id))
+
+    async def whole_identities(self, *, after: str = "", limit: int = 100) -> Page[WholeIdentity]:
+        """List undeleted identities by name, each with what belongs to it."""
+        return await self._driver.read(lambda connection: belongings.page(connection, after=after, limit=limit))
 
     async def bearer(self, identity_id: IdentityId) -> StoredBearer | None:
         """Return the sealed bearer kept for an identity."""

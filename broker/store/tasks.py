@@ -19,7 +19,7 @@ with every write, so both keep growing even when a row is pruned and its key com
 claim nor a revision of an old task can be mistaken for the new one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -42,7 +42,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from broker.errors import GenerationChangedError, RowCorruptError
 from broker.model import IdentityId, IdentityState, Task, TaskKind, TaskState, ThreadId, UpstreamKey, UpstreamTask
-from broker.store import Claimed, ClaimOutcome, HeldElsewhere, Page, Standing, TaskClaim, rows, schema
+from broker.store import Claimed, ClaimOutcome, Damaged, HeldElsewhere, Page, Standing, TaskClaim, rows, schema
 from broker.store.transaction import WriteTransaction
 
 _identities = schema.identities
@@ -70,6 +70,16 @@ def by_thread(connection: Connection, identity_id: IdentityId, thread_id: Thread
         _tasks.c.kind == kind.value,
         _tasks.c.thread_id == (thread_id or schema.NO_THREAD),
     )
+
+
+def background_of(connection: Connection, identity_ids: Collection[IdentityId]) -> dict[IdentityId, Task | Damaged]:
+    """Return the background tasks of identities, by their ids, each as `by_thread` does."""
+    found = _bindings().where(
+        _tasks.c.identity_id.in_(identity_ids),
+        _tasks.c.kind == TaskKind.BACKGROUND.value,
+        _tasks.c.thread_id == schema.NO_THREAD,
+    )
+    return {row["identity_id"]: rows.or_damaged(rows.task_from, row) for row in connection.execute(found).mappings()}
 
 
 def by_id(connection: Connection, task_id: str) -> Task | None:

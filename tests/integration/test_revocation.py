@@ -160,7 +160,7 @@ async def test_a_look_that_was_cut_off_misses_nothing(tmp_path: Path) -> None:
     async with two_brokers(tmp_path, wrap_store=wrapped) as (one, other):
         await other.authorize(thread_id="thread")
         stores[0].fail("changes", times=2)
-        stores[0].fail("identity")
+        stores[0].fail("whole_identity")
         assert await heeded(one, other, "identity") < WITHIN
 
 

@@ -40,7 +40,7 @@ from broker.snapshots import (
     private_key_context,
     task_id_context,
 )
-from broker.store import Claimed
+from broker.store import Claimed, WholeIdentity
 from broker.telemetry import Metrics
 from tests.support.clocks import SetClock
 from tests.support.stores import (
@@ -265,7 +265,7 @@ async def test_a_look_that_fails_is_not_a_contact(world: World) -> None:
     await snapshots.warm_up()
     await world.store.write_identity(replace(agent, state=IdentityState.DISABLED))
     world.clock.pass_(3)
-    world.store.fail("identity")
+    world.store.fail("whole_identity")
     with pytest.raises(StoreDownError):
         await snapshots.follow()
     assert snapshots.confirmation.wall == NOW
@@ -282,7 +282,7 @@ async def test_reading_many_newcomers_does_not_make_the_store_look_away(world: W
     for number in range(3):
         await world.add_agent(f"newcomer-{'x' * number}")
     world.clock.pass_(3)
-    world.store.fail("identity")
+    world.store.fail("whole_identity")
     with pytest.raises(StoreDownError):
         await snapshots.follow()
     assert snapshots.confirmation.wall == NOW + 3
@@ -336,6 +336,63 @@ async def test_an_identity_whose_row_cannot_be_read_is_known_by_its_name(
     printed = capsys.readouterr().out
     assert "identity_unreadable" in printed
     assert "bad" in printed
+
+
+@pytest.mark.parametrize("what", ["bearer", "ladder", "background task"])
+async def test_a_damaged_row_spoils_what_it_is_for_and_not_the_start(
+    world: World, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Its identity is there with the rest of what it has, and what is damaged is told by the identity's name."""
+    agent = await world.add_agent()
+    await world.add_task(agent, None, "background-id")
+    await world.store.write_ladder(StoredLadder(identity_id=agent.id, document="{}"))
+    other = bearer_identity()
+    sealed = world.keyring.seal(b"sk-token", context=bearer_context(other.id, 1))
+    await add_identity(world.store, other, bearer=sealed)
+    table = {"bearer": "bearers", "ladder": "ladders", "background task": "tasks"}[what]
+    world.damage(f"UPDATE {table} SET version = 0")  # noqa: S608 names of this test
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    view, theirs = snapshots.view(agent.id), snapshots.view(other.id)
+    assert view is not None
+    assert theirs is not None
+    assert (view.trouble, theirs.trouble) == (None, None)
+    assert (theirs.bearers is None) == (what == "bearer")
+    assert (view.ladder is None) == (what == "ladder")
+    assert (snapshots.task(agent, None) is None) == (what == "background task")
+    told = {"bearer": "stored_bearer_unusable", "ladder": "ladder_unreadable", "background task": "task_unreadable"}
+    printed = capsys.readouterr().out
+    assert told[what] in printed
+    assert (other.name if what == "bearer" else agent.name) in printed
+
+
+async def test_a_damaged_ladder_does_not_stop_the_following(world: World) -> None:
+    """What was known of it stays, and the store counts as confirmed."""
+    agent = await world.add_agent()
+    ladder = await world.store.write_ladder(StoredLadder(identity_id=agent.id, document="{}"))
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    written = await world.store.write_ladder(replace(ladder, document="{ }"))
+    world.damage(f"UPDATE ladders SET document = CAST(x'ff' AS TEXT) WHERE version = {written.version}")  # noqa: S608
+    world.clock.pass_(3)
+    await snapshots.follow()
+    assert snapshots.confirmation.wall == NOW + 3
+    view = snapshots.view(agent.id)
+    assert view is not None
+    assert view.ladder == ladder
+
+
+async def test_warming_up_asks_no_more_of_the_store_for_more_identities(world: World) -> None:
+    """A page of identities is one question, whatever belongs to them."""
+    counts = []
+    for _ in range(2):
+        for number in range(3):
+            await world.add_task(await world.add_agent(f"{len(counts)}-{'x' * number}"), None)
+        world.store.calls.clear()
+        snapshots = world.snapshots()
+        await snapshots.warm_up()
+        counts.append((len(snapshots.usable_names()), world.store.calls.total()))
+    assert counts == [(3, 2), (6, 2)]
 
 
 async def test_rows_that_cannot_be_read_do_not_stop_the_following(world: World) -> None:
@@ -733,14 +790,14 @@ async def test_a_revocation_waits_for_one_newcomer_at_most(world: World) -> None
     newcomers = [(await world.add_agent(f"newcomer-{'x' * number}")).id for number in range(3)]
     order: list[IdentityId | None] = []
     snapshots.subscribe(order.append)
-    real = world.store.store.identity
+    real = world.store.store.whole_identity
 
-    async def meanwhile(identity_id: IdentityId) -> Identity | None:
-        world.store.store.identity = real  # type: ignore[method-assign]
+    async def meanwhile(identity_id: IdentityId) -> WholeIdentity | None:
+        world.store.store.whole_identity = real  # type: ignore[method-assign]
         await world.store.write_identity(replace(agent, state=IdentityState.DISABLED))
         return await real(identity_id)
 
-    world.store.store.identity = meanwhile  # type: ignore[method-assign]
+    world.store.store.whole_identity = meanwhile  # type: ignore[method-assign]
     await snapshots.follow()
     told = list(dict.fromkeys(order))
     assert sorted(map(str, told)) == sorted(map(str, [agent.id, *newcomers]))

@@ -67,6 +67,8 @@ async def _use_every_method(store: SqlStore) -> None:
     await store.identity_named(identity.name)
     await store.identities(after="a\n0")
     await store.identities(after="a\n0", include_deleted=True)
+    await store.whole_identity(identity.id)
+    await store.whole_identities(after="a\n0")
     for thread in ("a", "b", "c", None):
         await add_task(store, identity, thread, key="shared")
     await store.task(identity.id, "a")
