@@ -142,9 +142,9 @@ class LoginExchange:
         """Learn of a row, whoever wrote it; say whether it holds other tokens than were known."""
         if row.version <= self._row.version:
             return False
-        is_new_pair = row.pair != self._row.pair
+        is_other_pair = not _is_same_pair(row, self._row)
         self._row = row
-        return is_new_pair
+        return is_other_pair
 
     async def close(self) -> None:
         """Nothing is held: exchanges under way are the issuer's to end."""
@@ -158,11 +158,11 @@ class LoginExchange:
             StoreDownError: nor can it while the store is away: nothing is sent, and what came is not used.
             ReauthRequiredError: the login is dead, or its sealed tokens do not open.
         """
-        known = self._row.pair
+        known = self._row
         for _ in range(_MOST_TURNS):
             row, was_sent = await self._attempt()
             row = await self._settled(row)
-            if row.pair > known:
+            if row.version > known.version and not _is_same_pair(row, known):
                 bearer = open_bearer(self._keyring, row)
                 if bearer is not None and bearer.is_live(self._clock.now()) and not _same_token(bearer, rejected):
                     return bearer
@@ -246,7 +246,12 @@ class LoginExchange:
                 row.identity_id, pair=row.pair, now=self._clock.now(), lease_seconds=self._issuer.lease_seconds
             )
             held = self._learned(claim.bearer, claim.identity)
-            return _Landing(await self._send(held, refresh_token), was_sent=True) if claim.is_ours else _Landing(held)
+            if not claim.is_ours:
+                return _Landing(held)
+            if not _is_same_pair(held, row):
+                # Another login has come in the place of this one, and its pair has the same number.
+                refresh_token = open_refresh_token(self._keyring, held) or refresh_token
+            return _Landing(await self._send(held, refresh_token), was_sent=True)
         except GenerationChangedError:
             return ReauthRequiredError(note=_NO_LOGIN)
         except RowCorruptError as error:
@@ -470,6 +475,11 @@ class Logins:
             jitter=self._jitter,
         )
         return LoginSource(login, issuer, clock=self._clock, metrics=self._metrics, jitter=self._jitter, bearer=bearer)
+
+
+def _is_same_pair(row: StoredBearer, other: StoredBearer) -> bool:
+    """Say whether two rows hold the same tokens; a login that follows a removed one counts its pairs from one again."""
+    return (row.pair, row.sealed, row.sealed_refresh_token) == (other.pair, other.sealed, other.sealed_refresh_token)
 
 
 def _same_token(bearer: Bearer, other: Bearer | None) -> bool:

@@ -569,6 +569,45 @@ async def test_a_new_login_ends_the_memory_of_the_dead_one(office: Office, tmp_p
         assert current.token == Secret(fresh.access_token)
 
 
+async def moved_to_another_login(office: Office, identity: Identity) -> tuple[str, str]:
+    """Take an identity's login away and give it another, whose pair is the first again; return the new tokens."""
+    store = office.shop.store
+    fresh = office.emulator.backend.mint_token()
+    assert fresh.refresh_token is not None
+    given = OwnLogin(
+        source=SOURCE,
+        refresh_token=Secret(fresh.refresh_token),
+        access_token=Secret(fresh.access_token),
+        expire_time=office.shop.clock.now() + 3600,
+    )
+    stored = await store.identity(identity.id)
+    assert stored is not None
+    without = await store.write_identity(stored, bearer=None)
+    row = office.shop.enroller._own_bearers.sealed(given, identity.id, pair=1)
+    await store.write_identity(without, bearer=row)
+    return fresh.access_token, fresh.refresh_token
+
+
+async def test_a_login_in_the_place_of_a_removed_one_is_served(office: Office, tmp_path: Path) -> None:
+    """A process that learns of both at once serves the new token, though its pair has the number of the old one's."""
+    identity = await office.login()
+    async with second_process(office, tmp_path) as other:
+        access_token, _ = await moved_to_another_login(office, identity)
+        await other.follow()
+        current = office.source(identity, other).current()
+        assert current is not None
+        assert current.token == Secret(access_token)
+
+
+async def test_a_login_in_the_place_of_a_removed_one_is_sent_its_own_refresh_token(office: Office) -> None:
+    """Who still knows the old login and claims the refresh of the new one sends nothing of the old."""
+    identity = await office.login()
+    source = office.source(identity)
+    _, refresh_token = await moved_to_another_login(office, identity)
+    await source.refresh(beyond=source.current())
+    assert [each.presented for each in office.exchanges()] == [fingerprint(refresh_token)]
+
+
 async def test_tokens_of_somebody_else_are_refused(office: Office) -> None:
     """An issuer that answers with another account's tokens gets the login nowhere: none of them is kept or shown."""
     office.emulator.backend.change(token_format=TokenFormat.JWT)
