@@ -72,6 +72,7 @@ class _Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = FrameReader()
         self.partial: dict[int, bytes] = {}
+        self.answered: set[int] = set()
         self.socket.sendall(PREFACE)
 
 
@@ -112,7 +113,6 @@ class Watchers:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asked = 0
         for connection in self._connections:
             first = connection.number * STREAMS_A_CONNECTION
             wishes = [list(self._subscriptions(number)) for number in range(first, first + STREAMS_A_CONNECTION)]
@@ -120,8 +120,7 @@ class Watchers:
             openings = [_opening(2 * number + 1, wish) for number, wish in enumerate(wishes)]
             connection.socket.sendall(b"".join(openings))
             # One crowd after the other: grpcio cancels calls that wait for 30 s to be looked at.
-            asked += sum(map(len, wishes))
-            self.wait_for_events(asked, seconds=_ANSWER_SECONDS)
+            self._wait(lambda: len(connection.answered) >= sum(map(bool, wishes)), seconds=_ANSWER_SECONDS)  # noqa: B023
         return self
 
     def __exit__(
@@ -140,11 +139,15 @@ class Watchers:
         Raises:
             LoadError: they did not in time, or a stream ended.
         """
+        received = self.received
+        self._wait(lambda: received.values + received.others >= count, seconds=seconds)
+
+    def _wait(self, condition: Callable[[], bool], *, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while self.received.values + self.received.others < count:
+        while not condition():
             self.check()
             if time.monotonic() > end:
-                raise LoadError(f"{self.received.values} values of {count} came within {seconds:.0f} s")
+                raise LoadError(f"no more than {self.received.values} values came within {seconds:.0f} s")
             time.sleep(0.01)
 
     def check(self) -> None:
@@ -188,6 +191,7 @@ class Watchers:
                 raise LoadError(f"a stream was cut: {FrameType(kind).name}")
 
     def _take(self, connection: _Connection, stream_id: int, payload: bytes) -> None:
+        connection.answered.add(stream_id)
         data = connection.partial.pop(stream_id, b"") + payload
         start = 0
         while len(data) - start >= _MESSAGE_HEAD_BYTES:
