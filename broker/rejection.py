@@ -14,6 +14,7 @@ nothing twice. A report of a caller's can at worst cost what a window allows: th
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from enum import Enum, auto
@@ -221,10 +222,7 @@ class Mender:
         """Take in what the store has of the credential now; with the store away, memory is the best there is."""
         try:
             view = await self._reread(identity_id)
-            if view.stored_bearer is not None:
-                bearer = await self._store.bearer(identity_id)
-                if bearer is not None:
-                    self._snapshots.publish_bearer(bearer)
+            await self._reread_bearer(view)
             if rule.task is not TaskNeed.NONE:
                 await self._snapshots.load_task(view.identity, self._authorizer.task_thread(request))
         except errors.StoreDownError:
@@ -400,6 +398,14 @@ class Mender:
             bearer = _bearer_of(view)
             return bearer is not None and bearer.token == rejected.token
 
+        # An issuer may end a token with the refresh that replaces it. So that token's rejection says nothing of the
+        # login while the refresh is under way, or is done and was not heard of here.
+        view = await self._reread_bearer(self._present(subject.identity_id))
+        if view.bearers is not None and is_current(view) and _is_being_refreshed(view):
+            with contextlib.suppress(errors.ReauthRequiredError):
+                await view.bearers.refresh(beyond=rejected)
+            self._snapshots.touch(subject.identity_id)
+            return _Outcome.DECIDE_AGAIN
         view, step = await self._climb(subject.identity_id, BearerRejected(bearer=subject.bearer), is_current)
         if step is Step.REFRESH_BEARER and view.bearers is not None:
             try:
@@ -453,6 +459,14 @@ class Mender:
             raise errors.IdentityRevokedError
         return self._snapshots.publish_identity(identity)
 
+    async def _reread_bearer(self, view: IdentityView) -> IdentityView:
+        """Take in the bearer of an identity's own, if it has one, as it stands in the store."""
+        if view.stored_bearer is not None:
+            bearer = await self._store.bearer(view.identity.id)
+            if bearer is not None:
+                self._snapshots.publish_bearer(bearer)
+        return self._present(view.identity.id)
+
     async def _suspend(self, view: IdentityView, state: IdentityState, why: type[BrokerError]) -> IdentityView:
         """
         Note in the row that an identity serves no more.
@@ -504,6 +518,13 @@ def _is_of(generation: int) -> Callable[[IdentityView], bool]:
 
 def _bearer_of(view: IdentityView) -> Bearer | None:
     return None if view.bearers is None else view.bearers.current()
+
+
+def _is_being_refreshed(view: IdentityView) -> bool:
+    """Say whether a refresh of the bearer is under way, in whichever process, or nobody knows what came of it yet."""
+    if view.stored_bearer is not None and view.stored_bearer.lease_expire_time is not None:
+        return True
+    return view.bearers is not None and view.bearers.standing.in_flight
 
 
 def _read(stored: StoredLadder) -> Ladder:

@@ -18,6 +18,7 @@ from credentialbroker.v1 import credential_broker_pb2_grpc
 
 from broker.audit import AuditLog
 from broker.authorization import AuthorizationRequest
+from broker.bearer.oauth import LoginSource
 from broker.emulator import EmulatorServer
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.ledger import Entry
@@ -758,14 +759,12 @@ async def test_a_rejected_bearer_of_an_agent_leaves_its_assertions_alone(tmp_pat
 
 
 @asynccontextmanager
-async def login_at(
-    tmp_path: Path, *, brokers: int = 1, mode: Any = None, clock: JumpingClock | None = None
-) -> AsyncIterator[list[Broker]]:
+async def login_at(tmp_path: Path, *, brokers: int = 1, mode: Any = None, **each: Any) -> AsyncIterator[list[Broker]]:
     """Run brokers on one database, with an identity that lives on a login of its own."""
     async with running_emulator() as emulator, AsyncExitStack() as running:
         sources = {"chatgpt": {"type": "oauth", "token_url": f"{emulator.url}/oauth/token"}}
         serving = [
-            await running.enter_async_context(running_broker(tmp_path, emulator, clock=clock, bearer_sources=sources))
+            await running.enter_async_context(running_broker(tmp_path, emulator, bearer_sources=sources, **each))
             for _ in range(brokers)
         ]
         login = emulator.backend.mint_token()
@@ -836,6 +835,58 @@ async def test_a_login_whose_new_token_is_rejected_too_needs_a_person_and_serves
         )
         assert await sees(broker, INFERENCE, await authorize(broker, INFERENCE)) == 200
         assert await state_of(broker, "login") == admin_pb2.IDENTITY_STATE_ACTIVE
+
+
+def login_of(broker: Broker) -> LoginSource:
+    """Return the source of the login in one broker."""
+    view = broker.app.snapshots.named(IdentityName("login"))
+    assert view is not None
+    assert isinstance(view.bearers, LoginSource)
+    return view.bearers
+
+
+async def test_a_token_that_is_being_refreshed_is_not_the_end_of_its_login(tmp_path: Path) -> None:
+    """An issuer may end the old token with the refresh: what that brings is waited for, although one had its chance."""
+    faulty: list[FaultyStore] = []
+
+    def wrap(store: Store) -> Store:
+        faulty.append(FaultyStore(store))
+        return faulty[-1]
+
+    async with login_at(tmp_path, wrap_store=wrap) as (broker,):
+        old = await authorize(broker, INFERENCE)
+        await refuse_this(broker, old)
+        better = await report(broker, INFERENCE, old)
+        gate = faulty[0].hold("complete_refresh")
+        source = login_of(broker)
+        refresh = asyncio.create_task(source.refresh(beyond=source.current()))
+        await eventually(lambda: len(entries(broker, "oauth")) == 2)
+        await refuse_this(broker, better)
+        reported = asyncio.create_task(report(broker, INFERENCE, better))
+        await eventually(lambda: counted(broker, "REPORTED", "BEARER") == 2)
+        await asyncio.wait({reported}, timeout=0.2)
+        gate.set()
+        assert await sees(broker, INFERENCE, await reported) == 200
+        await refresh
+        assert await state_of(broker, "login") == admin_pb2.IDENTITY_STATE_ACTIVE
+        assert spent(broker) == Counter(oauth=2)
+
+
+async def test_a_token_that_another_broker_refreshed_is_not_the_end_of_its_login(tmp_path: Path) -> None:
+    """The store is asked for what this broker has not followed yet, before a token's rejection ends the login."""
+    async with login_at(tmp_path, brokers=2) as (one, other):
+        old = await authorize(one, INFERENCE)
+        await refuse_this(one, old)
+        better = await report(one, INFERENCE, old)
+        source = login_of(other)
+        await eventually(lambda: source.current() == login_of(one).current())
+        one.app.upkeep.pause()
+        await asyncio.sleep(0.3)  # what it was following with is done
+        await source.refresh(beyond=source.current())
+        await refuse_this(one, better)
+        assert await sees(one, INFERENCE, await report(one, INFERENCE, better)) == 200
+        assert await state_of(one, "login") == admin_pb2.IDENTITY_STATE_ACTIVE
+        assert spent(one) == Counter(oauth=2)
 
 
 async def test_an_issuer_that_is_away_costs_nothing_for_good(tmp_path: Path) -> None:
