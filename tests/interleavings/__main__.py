@@ -8,6 +8,7 @@ at most two pre-emptions, and 10,000 random ones of all five. The exit code is 1
 import argparse
 import asyncio
 import functools
+import itertools
 import os
 import secrets
 import sys
@@ -19,30 +20,29 @@ from typing import Final
 from broker.telemetry import configure_logging
 from tests.interleavings.explore import Plan, Tally, explore, lapses, pairs, repeat, run_seeded, triples
 from tests.interleavings.oracle import outcome_word
-from tests.interleavings.world import Template, make_template
+from tests.interleavings.world import PROFILES, Template, make_template
 
 _SEEDED_AT_ONCE: Final = 250
 _MOST_SHOWN: Final = 3
 
 
 @functools.cache
-def _template() -> Template:
+def _template(profile: str = PROFILES[0]) -> Template:
     configure_logging("critical", "json")  # what is wrong is found by the oracle; a repeated run shows its log
-    return asyncio.run(make_template())
+    return asyncio.run(make_template(profile))
 
 
 def _explored(plan: Plan) -> Tally:
     return asyncio.run(explore(_template(), plan))
 
 
-def _seeded(seed: int, numbers: range) -> Tally:
-    return asyncio.run(run_seeded(_template(), seed, numbers))
+def _seeded(profile: str, seed: int, numbers: range) -> Tally:
+    return asyncio.run(run_seeded(_template(profile), seed, numbers))
 
 
-def _repeated(text: str) -> int:
-    template = _template()
+def _repeated(run: str) -> int:
     configure_logging("debug", "console")
-    world, problems = asyncio.run(repeat(template, text))
+    world, problems = asyncio.run(repeat(run))
     for name, point in world.schedule.trace:
         print(f"{name:<12} {point}")
     for name, outcome in world.outcomes.items():
@@ -74,7 +74,11 @@ def _explored_all(pool: ProcessPoolExecutor, title: str, plans: Iterator[Plan]) 
 
 def _seeded_all(pool: ProcessPoolExecutor, seed: int, count: int) -> list[Tally]:
     chunks = [range(first, min(first + _SEEDED_AT_ONCE, count)) for first in range(0, count, _SEEDED_AT_ONCE)]
-    tallies = [done.result() for done in as_completed([pool.submit(_seeded, seed, chunk) for chunk in chunks])]
+    begun = [
+        pool.submit(_seeded, profile, seed, chunk)
+        for profile, chunk in zip(itertools.cycle(PROFILES), chunks, strict=False)
+    ]
+    tallies = [done.result() for done in as_completed(begun)]
     print(f"\n{_sum(f'random orders of all five, seed {seed}', tallies)}", flush=True)
     return tallies
 

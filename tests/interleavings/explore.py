@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.interleavings.oracle import Oracle, outcome_word
-from tests.interleavings.schedule import Choose, EveryOrder, StuckError, fixed_order, seeded_order
-from tests.interleavings.world import FIVE, Arrangement, Stops, Template, World
+from tests.interleavings.schedule import EveryOrder, StuckError, fixed_order, seeded_order
+from tests.interleavings.world import FIVE, Arrangement, Stops, Template, World, make_template
 
 _ARRANGEMENTS: Final = {"one": Arrangement.ONE, "apart": Arrangement.APART}
 _SEEDED: Final = "seed "
@@ -58,8 +58,8 @@ class Tally:
     findings: list[Finding] = field(default_factory=list)
 
 
-async def judged(template: Template, plan: Plan, choose: Choose, repeat: str, tally: Tally, world: World) -> None:
-    """Make one run and note what is wrong with it."""
+async def _judge(template: Template, world: World, plan: Plan, tally: Tally, steps: str = "") -> None:
+    """Make one run and note what is wrong with it; `steps` repeats it, else those that it made."""
     tally.runs += 1
     try:
         outcomes = await world.run(plan.operations)
@@ -70,8 +70,9 @@ async def judged(template: Template, plan: Plan, choose: Choose, repeat: str, ta
     tally.outcomes.update(f"{name.partition('-')[0]}: {word}" for name, word in words.items())
     if problems:
         trace = tuple(world.schedule.trace)
-        repeat = repeat or f"{plan}/{','.join(name for name, _ in trace)}"
-        tally.findings.append(Finding("; ".join(problems), trace, words, repeat))
+        steps = steps or ",".join(name for name, _ in trace)
+        run = f"{template.profile}/{plan}/{steps}"
+        tally.findings.append(Finding("; ".join(problems), trace, words, run))
 
 
 async def explore(template: Template, plan: Plan, *, stop_at_first: bool = True, most_runs: int | None = None) -> Tally:
@@ -83,7 +84,7 @@ async def explore(template: Template, plan: Plan, *, stop_at_first: bool = True,
         if plan.preemptions is None:
             # With a bound hardly two orders come to one state with as much left of it: looking would cost more.
             orders.state = world.state
-        await judged(template, plan, choose, "", tally, world)
+        await _judge(template, world, plan, tally)
         if (stop_at_first and tally.findings) or tally.runs == most_runs:
             break
     tally.orders, tally.states = orders.orders, orders.states
@@ -103,24 +104,17 @@ async def run_seeded(template: Template, seed: int, numbers: Sequence[int]) -> T
     tally, began = Tally(Plan(FIVE, Arrangement.ONE, Stops.BOTH)), time.monotonic()
     for number in numbers:
         plan, name = seeded_plan(number), f"{seed}/{number}"
-        choose = seeded_order(name)
-        world = World(template, choose, plan.arrangement, plan.stops)
-        await judged(template, plan, choose, f"{plan}/{_SEEDED}{name}", tally, world)
+        world = World(template, seeded_order(name), plan.arrangement, plan.stops)
+        await _judge(template, world, plan, tally, f"{_SEEDED}{name}")
     tally.orders, tally.seconds = tally.runs, time.monotonic() - began
     return tally
 
 
-async def repeat(template: Template, text: str) -> tuple[World, list[str]]:
-    """
-    Make one run again.
-
-    Args:
-        template: how it begins.
-        text: as a finding names it.
-    """
-    arrangement, stops, operations, steps = text.split("/", maxsplit=3)
+async def repeat(run: str) -> tuple[World, list[str]]:
+    """Make one run again, as a finding names it; return it with what is wrong."""
+    profile, arrangement, stops, operations, steps = run.split("/", maxsplit=4)
     choose = seeded_order(steps.removeprefix(_SEEDED)) if steps.startswith(_SEEDED) else fixed_order(steps.split(","))
-    world = World(template, choose, _ARRANGEMENTS[arrangement], Stops(stops))
+    world = World(await make_template(profile), choose, _ARRANGEMENTS[arrangement], Stops(stops))
     await world.run(operations.split("+"))
     return world, await Oracle.violations(world)
 

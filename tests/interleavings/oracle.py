@@ -235,9 +235,11 @@ class Oracle:
                 continue
             if self._is_disabled:
                 yield f"process {process.number} serves {thread_id} although the identity is disabled"
-            elif answer is None or (thread_id == REJECTED_THREAD and not self._done("report")):
-                continue  # it is registered first, or nobody was told of something better
-            elif not self._world.backend.accepts(answer.authorization):
+            elif answer is not None and not self._world.backend.accepts(
+                # Before a report ended well nobody was told of something better than what the backend has forgotten.
+                answer.authorization,
+                with_forgotten=not self._done("report"),
+            ):
                 yield f"what process {process.number} hands out for {thread_id} is rejected"
 
 

@@ -91,15 +91,17 @@ class WorldBackend:
         """Return the time that is signed; not a call, so nobody stands still here."""
         return now
 
-    def accepts(self, authorization: Authorization) -> bool:
-        """Say whether a request with these headers would be let in."""
+    def accepts(self, authorization: Authorization, *, with_forgotten: bool = False) -> bool:
+        """Say whether a request with these headers would be let in, or would be if it had forgotten nothing."""
         (value,) = (header.value for header in authorization.headers if header.name == "authorization")
         if not value.startswith(_SCHEME):
             return False
         encoded = value.removeprefix(_SCHEME)
         envelope = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
         runtime_id, task_id = envelope["agent_runtime_id"], envelope["task_id"]
-        if self.tasks.get(task_id, ("", None))[0] != runtime_id or task_id in self.forgotten:
+        if self.tasks.get(task_id, ("", None))[0] != runtime_id:
+            return False
+        if task_id in self.forgotten and not with_forgotten:
             return False
         text = f"{runtime_id}:{task_id}:{envelope['timestamp']}"
         return _is_signed(self.agents[runtime_id], text, base64.b64decode(envelope["signature"]))

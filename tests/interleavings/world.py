@@ -459,6 +459,8 @@ OPERATIONS: Final[Mapping[str, Callable[[World, Process], Awaitable[object]]]] =
         "lapse": _lapse,
     }
 )
+PROFILES: Final = ("codex-2026-05", "codex-2026-08")
+"""One in which each thread has an upstream task of its own, and one in which all share one."""
 FIVE: Final = ("register", "rotate", "disable", "refresh", "report")
 
 
@@ -479,7 +481,7 @@ def _backend(profile: str) -> Backend:
     )
 
 
-async def make_template(profile: str = "codex-2026-05") -> Template:
+async def make_template(profile: str = PROFILES[0]) -> Template:
     """Make an identity that is ACTIVE, has a login that is due, and a task that the backend has forgotten since."""
     database = Database(MemoryDriver())
     store = Copy(database, await database.open())
