@@ -50,8 +50,8 @@ LATEST_END: Final = 0.8
 LONGEST_REOPENING_SECONDS: Final = 2.0
 """How long callers are told at most to wait before they open the next stream."""
 
-_EARLIEST_RENEWAL: Final = 0.6
-_LATEST_RENEWAL: Final = 0.9
+_EARLIEST_RENEWAL: Final = 0.5
+_LATEST_RENEWAL: Final = 0.8
 _EARLIEST_RESENDING: Final = 0.2
 _LATEST_RESENDING: Final = 0.4
 _REOPENING_MARGIN_SECONDS: Final = 1.0
