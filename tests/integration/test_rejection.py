@@ -878,6 +878,7 @@ async def test_a_token_that_another_broker_refreshed_is_not_the_end_of_its_login
         old = await authorize(one, INFERENCE)
         await refuse_this(one, old)
         better = await report(one, INFERENCE, old)
+        await eventually(lambda: other.app.snapshots.named(IdentityName("login")) is not None)
         source = login_of(other)
         await eventually(lambda: source.current() == login_of(one).current())
         one.app.upkeep.pause()
