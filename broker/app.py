@@ -323,13 +323,14 @@ class Application:
         # 7. Serve.
         self.watch.start()
         self._exits.push_async_callback(self.watch.close, 0)
-        self.upkeep.start()
-        self._exits.push_async_callback(self.upkeep.stop)
         self._gate.open()
         await self._callers.health.set(serving=True)
         await self._admin.health.set(serving=True)
         self._readiness.ready = True
         self.metrics.ready.set(1)
+        # Nobody who waits for SERVING waits for any of it.
+        self.upkeep.start()
+        self._exits.push_async_callback(self.upkeep.stop)
 
     def _identity_keepers(
         self,

@@ -33,6 +33,7 @@ _PRELOAD_SECONDS: Final = 0.5
 _AUDIT_SECONDS: Final = 0.5
 _USES_SECONDS: Final = 30.0
 _PRUNE_SECONDS: Final = 60.0
+"""Also how long after the start it begins: there may be very much to prune, and callers come back all at once."""
 _PREWARM_PATIENCE: Final = 60.0
 _MOST_PREWARMS: Final = 8
 _BITE: Final = 500
@@ -82,9 +83,9 @@ class Upkeep:
             ("refresh-ahead", _BEARER_SECONDS, self._refresh_ahead),
             ("flush-audit", _AUDIT_SECONDS, self._flush_audit),
             ("write-uses", _USES_SECONDS, self._lifetimes.write_uses),
-            ("prune", _PRUNE_SECONDS, self._lifetimes.prune),
         ):
             self._loops.append(asyncio.create_task(self._loop(name, seconds, work), name=name))
+        self._loops.append(asyncio.create_task(self._prune(), name="prune"))
         self._loops.append(asyncio.create_task(self._preload(), name="preload-tasks"))
 
     def pause(self) -> None:
@@ -191,6 +192,10 @@ class Upkeep:
 
     async def _flush_audit(self) -> None:
         self._audit.flush_repeats()
+
+    async def _prune(self) -> None:
+        await self._clock.sleep(_PRUNE_SECONDS)
+        await self._loop("prune", _PRUNE_SECONDS, self._lifetimes.prune)
 
     async def _preload(self) -> None:
         """Take every live task into memory, once; as often as it needs."""

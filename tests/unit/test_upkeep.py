@@ -17,6 +17,7 @@ from broker.enrollment import NamedSource
 from broker.model import IdentityId, IdentityState, Mode, Secret, ThreadId
 from broker.outbound import FailureKind
 from broker.upkeep import Upkeep
+from tests.support.clocks import SteppedClock
 from tests.support.stores import NOW
 from tests.support.workshop import IDLE, Workshop, failure, plain, workshop
 
@@ -254,6 +255,19 @@ async def test_loops_outlive_every_failure(shop: Workshop, tmp_path: Path, capsy
     assert "upkeep_recovered" in follow[1]
     assert events.count("upkeep_crashed") == 1
     assert "preload_failed" in events
+
+
+async def test_pruning_does_not_begin_with_the_start(shop: Workshop, tmp_path: Path) -> None:
+    """What may be very much work waits for a while; everything else begins at once."""
+    clock = SteppedClock(NOW)
+    keeper = upkeep(shop, tmp_path, clock=clock)
+    keeper.start()
+    await clock.pass_(59)
+    await turns(lambda: shop.store.calls["has_changed"] and shop.store.calls["live_tasks"])
+    assert shop.store.calls["prune"] == 0
+    await clock.pass_(2)
+    await turns(lambda: shop.store.calls["prune"])
+    await keeper.stop()
 
 
 async def test_paused_loops_stand_still(shop: Workshop, tmp_path: Path) -> None:

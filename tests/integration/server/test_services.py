@@ -20,6 +20,7 @@ from broker.rpc.interceptors import Chain, Gate
 from broker.rpc.server import ADMIN_SERVICE, CALLER_SERVICE, Listener
 from broker.store import Store
 from broker.telemetry import Metrics
+from broker.upkeep import Upkeep
 from tests.support.brokers import Broker, dev_config, eventually, guarded_channel, refused, running_broker
 from tests.support.http_faults import RecordingClock
 from tests.support.stores import FaultyStore
@@ -127,6 +128,24 @@ async def test_a_watcher_of_health_does_not_hold_up_the_end(tmp_path: Path, emul
         async with asyncio.timeout(30):
             await app.stop()
         assert (await watch.read()).status == NOT_SERVING
+
+
+async def test_the_loops_begin_once_it_serves(
+    tmp_path: Path, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever there is to preload, to follow and to prune, nobody waits for SERVING because of it."""
+    app = Application(dev_config(tmp_path / "state", emulator.url))
+    served: list[bool] = []
+
+    def start(upkeep: Upkeep) -> None:
+        served.append(app._readiness.ready)
+        real(upkeep)
+
+    real = Upkeep.start
+    monkeypatch.setattr(Upkeep, "start", start)
+    await app.start()
+    await app.stop()
+    assert served == [True]
 
 
 async def test_a_call_in_flight_is_waited_for(
