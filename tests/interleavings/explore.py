@@ -75,8 +75,8 @@ async def _judge(template: Template, world: World, plan: Plan, tally: Tally, ste
         tally.findings.append(Finding("; ".join(problems), trace, words, run))
 
 
-async def explore(template: Template, plan: Plan, *, stop_at_first: bool = True, most_runs: int | None = None) -> Tally:
-    """Make every order of a plan, or as many as `most_runs`; orders that lead to one state are gone on with once."""
+async def explore(template: Template, plan: Plan) -> Tally:
+    """Make every order of a plan, to the first that ends wrongly; equal states are gone on from once."""
     tally, began = Tally(plan), time.monotonic()
     orders = EveryOrder(preemptions=plan.preemptions)
     for choose in orders:
@@ -85,7 +85,7 @@ async def explore(template: Template, plan: Plan, *, stop_at_first: bool = True,
             # With a bound hardly two orders come to one state with as much left of it: looking would cost more.
             orders.state = world.state
         await _judge(template, world, plan, tally)
-        if (stop_at_first and tally.findings) or tally.runs == most_runs:
+        if tally.findings:
             break
     tally.orders, tally.states = orders.orders, orders.states
     tally.seconds = time.monotonic() - began
