@@ -442,7 +442,7 @@ class Mender:
                 # Before the ladder has it: once it had, nobody would come here again to do this.
                 if step is Step.REJECT_IDENTITY:
                     view = await self._suspend(view, IdentityState.REJECTED, errors.IdentityRejectedError)
-                elif step is Step.END_BEARER and view.identity.mode is Mode.BEARER:
+                elif step is Step.END_BEARER and _lives_on_its_own_bearer(view.identity):
                     view = await self._suspend(view, IdentityState.REAUTH_REQUIRED, errors.ReauthRequiredError)
                 if after != before:
                     stored = await self._store.write_ladder(replace(stored, document=ladder.write(after)))
@@ -518,6 +518,11 @@ def _is_of(generation: int) -> Callable[[IdentityView], bool]:
 
 def _bearer_of(view: IdentityView) -> Bearer | None:
     return None if view.bearers is None else view.bearers.current()
+
+
+def _lives_on_its_own_bearer(identity: Identity) -> bool:
+    """Say whether only a person can bring another token; a configured source may do so by itself, in its time."""
+    return identity.mode is Mode.BEARER and identity.bearer_source is None
 
 
 def _is_being_refreshed(view: IdentityView) -> bool:

@@ -20,6 +20,7 @@ from broker.audit import AuditLog
 from broker.authorization import AuthorizationRequest
 from broker.bearer.oauth import LoginSource
 from broker.emulator import EmulatorServer
+from broker.emulator.clients import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.ledger import Entry
 from broker.emulator.routing import Operation
@@ -741,6 +742,32 @@ async def test_a_token_of_a_file_that_was_replaced_meanwhile_is_found_by_one_ref
             assert await sees(broker, INFERENCE, better) == 200
             assert counted(broker, "REFRESH_BEARER", "BEARER") == 1
             assert await state_of(broker, "login") == admin_pb2.IDENTITY_STATE_ACTIVE
+
+
+async def test_a_configured_source_serves_again_with_its_next_token(tmp_path: Path) -> None:
+    """Two of its tokens are rejected; nobody can log in for it, and nobody need: it brings another in its time."""
+    clock = JumpingClock()
+    secret = tmp_path / "secret"
+    secret.write_text(DEFAULT_CLIENT_SECRET)
+    secret.chmod(0o600)
+    async with running_emulator(access_token_seconds=600.0) as emulator:
+        machine = {
+            "type": "client_credentials",
+            "token_url": f"{emulator.url}/oauth/token",
+            "client_id": DEFAULT_CLIENT_ID,
+            "client_secret_file": str(secret),
+        }
+        async with running_broker(tmp_path / "state", emulator, clock=clock, bearer_sources={"m": machine}) as broker:
+            await create_bearer(broker, bearer_source="m")
+            old = await authorize(broker, INFERENCE)
+            await refuse_this(broker, old)
+            better = await report(broker, INFERENCE, old)
+            await refuse_this(broker, better)
+            assert (await refused(report(broker, INFERENCE, better))).reason == "REAUTH_REQUIRED"
+            assert (await refused(authorize(broker, INFERENCE))).reason == "REAUTH_REQUIRED"
+            assert counted(broker, "END_BEARER", "BEARER") == 1
+            pass_time(broker, clock, 600)
+            assert await sees(broker, INFERENCE, await authorize(broker, INFERENCE)) == 200
 
 
 async def test_a_rejected_bearer_of_an_agent_leaves_its_assertions_alone(tmp_path: Path) -> None:
