@@ -48,7 +48,7 @@ CHANNEL_ARGUMENTS: Final[Mapping[str, int]] = {
     # Spreads callers over replicas again, and makes changed client authorities bite on open connections.
     "grpc.max_connection_age_ms": 300_000,
     # A watch stream may begin in the last moment of a connection's life and be ended by the broker only after 80 % of
-    # that life (broker/watch.py): so long the connection lasts.
+    # that life (broker/watch/): so long the connection lasts.
     "grpc.max_connection_age_grace_ms": 240_000,
     "grpc.max_connection_idle_ms": 300_000,
     "grpc.keepalive_time_ms": 60_000,

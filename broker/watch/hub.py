@@ -1,26 +1,14 @@
-"""
-WatchAuthorizations: authorizations kept current for whoever subscribed to them.
-
-A *topic* is one request of one principal. However many subscriptions it has, in however many streams, its value is
-worked out once: at first, before it is due, and when the snapshots tell that something it depends on changed. A
-*stream* only notes which of its subscriptions have something new, and its sender takes what is current at that moment.
-So a reader that is slow skips values instead of queueing them, and memory is bounded by the number of subscriptions.
-
-Nothing leaves on a decision of earlier: what is taken to be sent was decided on what the snapshots hold right then, and
-is recorded in the audit log before. docs/adr/0026 says why it is built so.
-"""
+"""All streams and topics of this process, and the one loop that keeps them current."""
 
 import asyncio
 import heapq
 import itertools
-import math
 import operator
 import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from broker import errors
 from broker.authorization import Answer, Asking, AuthorizationRequest, Authorizer
@@ -39,11 +27,11 @@ from broker.model import (
 from broker.scopes import TaskNeed
 from broker.snapshots import IdentityView, Snapshots
 from broker.telemetry import Metrics, logger
+from broker.watch.stream import WatchStream
+from broker.watch.topics import Event, Failed, Held, Subscription, Topic, Value, WithdrawalReason, Withdrawn
 
 _LOG: Final = logger(__name__)
 
-MOST_SUBSCRIPTIONS: Final = 1000
-"""How many subscriptions one stream may have."""
 EARLIEST_END: Final = 0.6
 LATEST_END: Final = 0.8
 """Between which parts of the connection age a stream is ended, so that it never meets the connection's own end."""
@@ -54,10 +42,8 @@ _EARLIEST_RENEWAL: Final = 0.5
 _LATEST_RENEWAL: Final = 0.8
 _EARLIEST_RESENDING: Final = 0.2
 _LATEST_RESENDING: Final = 0.4
-_REOPENING_MARGIN_SECONDS: Final = 1.0
 _OBTAIN_SECONDS: Final = 10.0
 _MOST_OBTAINING: Final = 64
-_MOST_REFUSALS: Final = 64
 _FIRST_RETRY_SECONDS: Final = 0.5
 _LONGEST_RETRY_SECONDS: Final = 30.0
 _LONGEST_HELD_RETRY_SECONDS: Final = 5.0
@@ -67,19 +53,6 @@ _BITE_SECONDS: Final = 0.002
 """For how long calls and streams wait at most while topics are gone through."""
 _LONGEST_LOOK_SECONDS: Final = 0.25
 _STALE_ENTRIES: Final = 1024
-
-
-class WithdrawalReason(StrEnum):
-    """Why a value must no longer be used."""
-
-    IDENTITY_DISABLED = "IDENTITY_DISABLED"
-    IDENTITY_DELETED = "IDENTITY_DELETED"
-    IDENTITY_REJECTED = "IDENTITY_REJECTED"
-    GENERATION_CHANGED = "GENERATION_CHANGED"
-    TASK_ENDED = "TASK_ENDED"
-    TASK_REVOKED = "TASK_REVOKED"
-    CREDENTIAL_REJECTED = "CREDENTIAL_REJECTED"
-    NOT_ALLOWED = "NOT_ALLOWED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,300 +73,6 @@ class WatchSettings:
     write_seconds: float
     heartbeat_seconds: float
     connection_age: float
-
-
-class _Held(NamedTuple):
-    """What is known of a value that a caller holds."""
-
-    revision: str
-    identity_id: IdentityId
-    generation: int
-    ladder_version: int
-
-
-class _Topic:
-    """One request of one principal, with what it comes to now: an answer, an error, or neither while it is obtained."""
-
-    __slots__ = (
-        "answer",
-        "basis",
-        "call",
-        "due",
-        "epoch",
-        "error",
-        "failure_time",
-        "failures",
-        "held",
-        "identity",
-        "is_gone",
-        "is_obtaining",
-        "number",
-        "obtaining",
-        "place",
-        "request",
-        "subscriptions",
-    )
-
-    def __init__(self, call: Asking, request: AuthorizationRequest) -> None:
-        self.call = call
-        self.request = request
-        self.answer: Answer | None = None
-        self.held: _Held | None = None
-        """What who has the answer holds."""
-        self.error: BrokerError | None = None
-        self.number = 0
-        """Grows whenever there is something new to send."""
-        self.epoch = -1
-        """For which epoch of the snapshots the answer was decided on."""
-        self.identity: Identity | None = None
-        """The row that the answer was made from."""
-        self.basis: tuple[object, ...] = ()
-        """What the answer rests on, to see quickly whether a change concerns it."""
-        self.due = 0.0
-        """When it is worked out next, on the monotonic clock."""
-        self.failures = 0
-        self.failure_time = -math.inf
-        """When something could not be obtained for it last, on the monotonic clock."""
-        self.place: IdentityId | None = None
-        """The identity whose changes concern it; None when it is not known which."""
-        self.is_obtaining = False
-        """Whether a task or a bearer is being obtained for it; until then nothing new is sent."""
-        self.obtaining: asyncio.Task[None] | None = None
-        self.subscriptions: dict[Subscription, None] = {}
-        self.is_gone = False
-
-
-class Subscription:
-    """
-    One subscription of a stream.
-
-    `name_bytes` is room for the edge: the subscription's name as it stands in messages.
-    """
-
-    __slots__ = ("held", "id", "is_resumed", "name_bytes", "resend_by", "seen", "stream", "topic")
-
-    def __init__(self, subscription_id: str, stream: "WatchStream", topic: _Topic, name_bytes: bytes) -> None:
-        self.id = subscription_id
-        self.name_bytes = name_bytes
-        self.stream = stream
-        self.topic = topic
-        self.held: _Held | None = None
-        """What its caller holds and may use."""
-        self.is_resumed = False
-        """Whether it came with a value from an earlier stream that was not looked at yet."""
-        self.resend_by: float | None = None
-        """By when that value is replaced, on the monotonic clock, while it is still the one that is held."""
-        self.seen = 0
-        """The number of its topic that it was sent."""
-
-
-class Value(NamedTuple):
-    """The value to use from now on; it has been recorded in the audit log."""
-
-    subscription: Subscription
-    answer: Answer
-
-
-class Withdrawn(NamedTuple):
-    """The value that is held must not be used any more."""
-
-    subscription: Subscription
-    reason: WithdrawalReason
-
-
-class Failed(NamedTuple):
-    """No value can be given now; `retry_delay` is when it is tried again, None when it is not."""
-
-    subscription_id: str
-    error: BrokerError
-    retry_delay: float | None
-
-
-class Heartbeat(NamedTuple):
-    """The stream lives."""
-
-
-class Closing(NamedTuple):
-    """The last event of a stream: it ends well, and the next should be opened after so many seconds."""
-
-    retry_delay: float
-
-
-Event = Value | Withdrawn | Failed | Heartbeat | Closing
-
-
-class WatchStream:
-    """
-    One stream: its subscriptions, and which of them have something new.
-
-    The sender calls `take` until it returns None, then waits for `ready`; around each write it says `begin_write` and
-    `end_write`. Whatever is wrong with the stream as a whole is raised by `take`.
-    """
-
-    def __init__(self, hub: "WatchHub", call: Asking, *, now: float, end_time: float) -> None:
-        self.call = call
-        self.end_time = end_time
-        """When it is ended, on the monotonic clock."""
-        self._hub = hub
-        self._subscriptions: dict[str, Subscription] = {}
-        self._new: OrderedDict[Subscription, None] = OrderedDict()
-        self._refusals: deque[Failed] = deque()
-        self._failure: BrokerError | None = None
-        self._retry_delay: float | None = None
-        self._sent_time = now
-        self._heartbeat_due = False
-        self._write_begun: float | None = None
-        self._something = asyncio.Event()
-        self._room = asyncio.Event()
-
-    # --- changes ------------------------------------------------------------------------------------------------------
-
-    def subscribe(
-        self, subscription_id: str, name_bytes: bytes, request: AuthorizationRequest, known_revision: str
-    ) -> None:
-        """
-        Begin a subscription; its first value, or why there is none, comes as an event.
-
-        Args:
-            subscription_id: the caller's name for it.
-            name_bytes: kept with it for the edge.
-            request: what for, checked in form.
-            known_revision: of a value that the caller holds, empty when it holds none.
-
-        Raises:
-            FieldInvalidError: the name is in use.
-            WatchLimitError: there are as many subscriptions as there may be.
-        """
-        if self._failure is not None:
-            return
-        if subscription_id in self._subscriptions:
-            raise errors.FieldInvalidError(violations={"subscription_id": "is in use on this stream"})
-        if len(self._subscriptions) >= MOST_SUBSCRIPTIONS:
-            raise errors.WatchLimitError(metadata={"limit": str(MOST_SUBSCRIPTIONS)})
-        topic = self._hub.topic(self.call, request)
-        subscription = Subscription(subscription_id, self, topic, name_bytes)
-        self._subscriptions[subscription_id] = subscription
-        self._hub.join(subscription, known_revision)
-
-    def unsubscribe(self, subscription_id: str) -> None:
-        """End a subscription; nothing is sent for it from here on. One that there is not is ignored."""
-        subscription = self._subscriptions.pop(subscription_id, None)
-        if subscription is not None:
-            self._new.pop(subscription, None)
-            self._hub.leave(subscription, keep=False)
-
-    async def refuse(self, subscription_id: str, error: BrokerError) -> None:
-        """Answer a change that cannot be made; wait while too many such answers have not been sent."""
-        while len(self._refusals) >= _MOST_REFUSALS:
-            self._room.clear()
-            await self._room.wait()
-        self._refusals.append(Failed(subscription_id, error, None))
-        self._something.set()
-
-    def fail(self, error: BrokerError) -> None:
-        """Let `take` raise this: the stream cannot go on."""
-        self._failure = error
-        self._something.set()
-
-    # --- sending ------------------------------------------------------------------------------------------------------
-
-    def take(self) -> Event | None:
-        """
-        Return what is to be sent next; None when there is nothing for now.
-
-        Raises:
-            BrokerError: the stream ends with this.
-        """
-        # First, so that what comes from here on is not missed by `ready`.
-        self._something.clear()
-        if self._failure is not None:
-            raise self._failure
-        if self._refusals:
-            self._room.set()
-            return self._refusals.popleft()
-        while self._new:
-            subscription = next(iter(self._new))
-            event = self._hub.next_for(subscription)
-            if event is not None:
-                return event
-            # Not before: looking at it may mark it, and it has been looked at.
-            self._new.pop(subscription, None)
-        if self._retry_delay is not None:
-            return Closing(self._retry_delay)
-        if self._heartbeat_due:
-            self._heartbeat_due = False
-            return Heartbeat()
-        return None
-
-    async def ready(self) -> None:
-        """Wait until `take`, which had nothing, may have something."""
-        await self._something.wait()
-
-    def begin_write(self) -> None:
-        """Say that a message is handed to the transport."""
-        self._write_begun = self._hub.clock.monotonic()
-
-    def end_write(self) -> None:
-        """Say that the transport took it."""
-        if self._write_begun is not None:
-            self._sent_time = self._write_begun
-            self._write_begun = None
-
-    def close(self) -> None:
-        """Free everything; to be called once, when the stream has ended, however it did."""
-        self._free(keep=self._retry_delay is not None)
-        self._hub.forget(self)
-
-    def _free(self, *, keep: bool) -> None:
-        for subscription in self._subscriptions.values():
-            self._hub.leave(subscription, keep=keep)
-        self._subscriptions.clear()
-        self._new.clear()
-
-    # --- from the hub -------------------------------------------------------------------------------------------------
-
-    def mark(self, subscription: Subscription) -> None:
-        """Note that a subscription may have something new."""
-        self._new[subscription] = None
-        self._something.set()
-
-    def look(self, now: float, *, write_seconds: float, heartbeat_seconds: float) -> None:
-        """Do what is due by the time."""
-        if self._write_begun is not None:
-            if now - self._write_begun >= write_seconds:
-                self._drop()
-        elif now - self._sent_time >= heartbeat_seconds and not self._heartbeat_due:
-            self._heartbeat_due = True
-            self._something.set()
-
-    def _drop(self) -> None:
-        """
-        Free everything of a stream whose reader does not keep up.
-
-        The write that hangs cannot be taken back, and no status can overtake it: who reads on, or never does until its
-        connection ends, is told after it. Until then all that is left of the stream is its place among its caller's.
-        """
-        if self._failure is None:
-            self._free(keep=False)
-            self._refusals.clear()
-            self.fail(errors.WatcherTooSlowError(retry_after=1.0))
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it ends with an error as soon as its sender can say so."""
-        return self._failure is not None
-
-    def end(self, retry_delay: float) -> None:
-        """Send what is new and due, then end with `Closing`."""
-        if self._retry_delay is None:
-            self._retry_delay = retry_delay
-            for subscription in self._subscriptions.values():
-                self._hub.renew_before(subscription, retry_delay + _REOPENING_MARGIN_SECONDS)
-            self._something.set()
-
-    def __len__(self) -> int:
-        """Return the number of subscriptions."""
-        return len(self._subscriptions)
 
 
 class WatchHub:
@@ -424,16 +103,16 @@ class WatchHub:
         self._streams: dict[WatchStream, None] = {}
         self._streams_of: Counter[str] = Counter()
         self._subscriptions_of: Counter[str] = Counter()
-        self._topics: dict[tuple[str, AuthorizationRequest], _Topic] = {}
-        self._places: dict[IdentityId | None, dict[_Topic, None]] = {}
-        self._due: list[tuple[float, int, _Topic | Subscription]] = []
+        self._topics: dict[tuple[str, AuthorizationRequest], Topic] = {}
+        self._places: dict[IdentityId | None, dict[Topic, None]] = {}
+        self._due: list[tuple[float, int, Topic | Subscription]] = []
         self._order = itertools.count()
         self._changed: set[IdentityId | None] = set()
-        self._suspects: deque[_Topic] = deque()
+        self._suspects: deque[Topic] = deque()
         self._pass_begun: float | None = None
         self._next_pass = 0.0
         self._next_look = 0.0
-        self._waiting: OrderedDict[_Topic, None] = OrderedDict()
+        self._waiting: OrderedDict[Topic, None] = OrderedDict()
         self._obtaining: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
@@ -518,7 +197,7 @@ class WatchHub:
 
     # --- subscriptions: for the streams -------------------------------------------------------------------------------
 
-    def topic(self, call: Asking, request: AuthorizationRequest) -> _Topic:
+    def topic(self, call: Asking, request: AuthorizationRequest) -> Topic:
         """
         Return the topic of a request, worked out if it is new.
 
@@ -531,7 +210,7 @@ class WatchHub:
         key = (principal, request)
         topic = self._topics.get(key)
         if topic is None:
-            topic = self._topics[key] = _Topic(call, request)
+            topic = self._topics[key] = Topic(call, request)
             self._put(topic, None)
             self._work(topic)
         return topic
@@ -548,7 +227,7 @@ class WatchHub:
                 pass  # as if it held none
             else:
                 ladder = _ladder_version(self._snapshots.view(known.identity_id))
-                subscription.held = _Held(known.text, known.identity_id, known.generation, ladder)
+                subscription.held = Held(known.text, known.identity_id, known.generation, ladder)
                 subscription.is_resumed = True
         subscription.stream.mark(subscription)
 
@@ -572,7 +251,7 @@ class WatchHub:
             del self._streams_of[principal]
         self._ended.set()
 
-    def _drop(self, topic: _Topic) -> None:
+    def _drop(self, topic: Topic) -> None:
         topic.is_gone = True
         del self._topics[topic.call.caller.principal, topic.request]
         self._take_out(topic)
@@ -619,7 +298,7 @@ class WatchHub:
         self._metrics.count(self._metrics.refusals, topic.error.reason)
         return Failed(subscription.id, topic.error, max(0.001, topic.due - self.clock.monotonic()))
 
-    def _is_known(self, subscription: Subscription, topic: _Topic) -> bool:
+    def _is_known(self, subscription: Subscription, topic: Topic) -> bool:
         """
         Say whether the caller came back with this very value, which is then sent only when it may be due.
 
@@ -638,7 +317,7 @@ class WatchHub:
         self._schedule(now + lease * self._jitter.uniform(_EARLIEST_RESENDING, _LATEST_RESENDING), subscription)
         return True
 
-    def _lost(self, held: _Held, topic: _Topic) -> WithdrawalReason | None:  # noqa: PLR0911 - a table, first match wins
+    def _lost(self, held: Held, topic: Topic) -> WithdrawalReason | None:  # noqa: PLR0911 - a table, first match wins
         """Say why a value that is not the present one must not be used any more; None when it may be used up."""
         view = self._snapshots.view(held.identity_id)
         if view is None or view.identity.state is IdentityState.DELETED:
@@ -664,7 +343,7 @@ class WatchHub:
 
     # --- working topics out -------------------------------------------------------------------------------------------
 
-    def _check(self, topic: _Topic) -> None:
+    def _check(self, topic: Topic) -> None:
         """Decide again; work it out anew unless that comes to the very same credential."""
         held, answer = topic.held, topic.answer
         if held is None or answer is None or answer.authorization.expire_time <= self.clock.now():
@@ -682,19 +361,19 @@ class WatchHub:
         else:
             self._work(topic)
 
-    def _rests_on_the_same(self, topic: _Topic) -> bool:
+    def _rests_on_the_same(self, topic: Topic) -> bool:
         """Say whether no change concerns a topic's answer; far cheaper than to decide again."""
         basis = self._basis(topic)
         return len(basis) == len(topic.basis) > 0 and all(map(operator.is_, basis, topic.basis))
 
-    def _basis(self, topic: _Topic) -> tuple[object, ...]:
+    def _basis(self, topic: Topic) -> tuple[object, ...]:
         """Return what an answer of now would rest on; nothing when there can be none."""
         try:
             return self._authorizer.basis(topic.call.caller, topic.request)
         except BrokerError:
             return ()
 
-    def _work(self, topic: _Topic) -> None:
+    def _work(self, topic: Topic) -> None:
         """Work a topic out anew, or have obtained what it needs first."""
         try:
             answer = self._authorizer.at_hand(topic.call.caller, topic.request)
@@ -709,14 +388,14 @@ class WatchHub:
             else:
                 self._offer(topic, answer)
 
-    def _offer(self, topic: _Topic, answer: Answer) -> None:
+    def _offer(self, topic: Topic, answer: Answer) -> None:
         """Take an answer as the topic's value, and plan the next."""
         is_new = answer is not topic.answer
         if is_new:
             revision = self._authorizer.read_revision(topic.call.caller, answer.authorization.revision)
             view = self._snapshots.view(revision.identity_id)
             topic.answer, topic.error, topic.failures = answer, None, 0
-            topic.held = _Held(revision.text, revision.identity_id, revision.generation, _ladder_version(view))
+            topic.held = Held(revision.text, revision.identity_id, revision.generation, _ladder_version(view))
             topic.identity = self._identity(revision.identity_id)
             topic.basis = self._basis(topic)
             self._put(topic, revision.identity_id)
@@ -729,7 +408,7 @@ class WatchHub:
         if is_new:
             self._tell(topic)
 
-    def _fail(self, topic: _Topic, error: BrokerError) -> None:
+    def _fail(self, topic: Topic, error: BrokerError) -> None:
         """Take an error in place of a value, and plan when it is tried again."""
         is_new = topic.error is None or topic.error.reason != error.reason
         self._clear(topic)
@@ -746,7 +425,7 @@ class WatchHub:
         if is_new:
             self._tell(topic)
 
-    def _obtain(self, topic: _Topic) -> None:
+    def _obtain(self, topic: Topic) -> None:
         """Have a task or a bearer obtained; what is held and cannot be had again is withdrawn meanwhile."""
         self._clear(topic)
         self._mark(topic)
@@ -764,13 +443,13 @@ class WatchHub:
         else:
             self._begin_obtaining(topic)
 
-    def _begin_obtaining(self, topic: _Topic) -> None:
+    def _begin_obtaining(self, topic: Topic) -> None:
         task = asyncio.create_task(self._obtain_now(topic), name="watch-obtain")
         topic.obtaining = task
         self._obtaining.add(task)
         task.add_done_callback(self._obtained)
 
-    async def _obtain_now(self, topic: _Topic) -> None:
+    async def _obtain_now(self, topic: Topic) -> None:
         deadline = self.clock.monotonic() + _OBTAIN_SECONDS
         answer: Answer | BrokerError
         try:
@@ -809,21 +488,21 @@ class WatchHub:
         subscription.stream.mark(subscription)
 
     @staticmethod
-    def _clear(topic: _Topic) -> None:
+    def _clear(topic: Topic) -> None:
         topic.answer = topic.held = None
 
-    def _tell(self, topic: _Topic) -> None:
+    def _tell(self, topic: Topic) -> None:
         topic.number += 1
         self._mark(topic)
 
     @staticmethod
-    def _mark(topic: _Topic) -> None:
+    def _mark(topic: Topic) -> None:
         for subscription in topic.subscriptions:
             subscription.stream.mark(subscription)
 
     # --- which identity concerns which topics -------------------------------------------------------------------------
 
-    def _place_of(self, topic: _Topic) -> IdentityId | None:
+    def _place_of(self, topic: Topic) -> IdentityId | None:
         name = topic.request.identity
         try:
             view = self._authorizer.view_of(IdentityName(name) if name else None, topic.call.caller)
@@ -832,7 +511,7 @@ class WatchHub:
         # The name of a deleted one may be taken by another.
         return None if view.identity.state is IdentityState.DELETED else view.identity.id
 
-    def _put(self, topic: _Topic, place: IdentityId | None) -> None:
+    def _put(self, topic: Topic, place: IdentityId | None) -> None:
         if topic.is_gone:
             return
         topics = self._places.get(place)
@@ -842,7 +521,7 @@ class WatchHub:
         topic.place = place
         self._places.setdefault(place, {})[topic] = None
 
-    def _take_out(self, topic: _Topic) -> None:
+    def _take_out(self, topic: Topic) -> None:
         topics = self._places.get(topic.place)
         if topics is not None:
             topics.pop(topic, None)
@@ -861,11 +540,11 @@ class WatchHub:
             self._changed.add(identity_id)
             self._wake.set()
 
-    def _plan(self, topic: _Topic, seconds: float) -> None:
+    def _plan(self, topic: Topic, seconds: float) -> None:
         topic.due = self.clock.monotonic() + seconds
         self._schedule(topic.due, topic)
 
-    def _schedule(self, time: float, what: "_Topic | Subscription") -> None:
+    def _schedule(self, time: float, what: "Topic | Subscription") -> None:
         if not self._due or time < self._due[0][0]:
             self._wake.set()
         heapq.heappush(self._due, (time, next(self._order), what))
@@ -874,7 +553,7 @@ class WatchHub:
             heapq.heapify(self._due)
 
     @staticmethod
-    def _is_wanted(time: float, what: "_Topic | Subscription") -> bool:
+    def _is_wanted(time: float, what: "Topic | Subscription") -> bool:
         if isinstance(what, Subscription):
             return what.resend_by is not None and what in what.topic.subscriptions
         return not what.is_gone and what.due == time
@@ -915,7 +594,7 @@ class WatchHub:
             times.append(self._next_pass)
         return max(0.0, min(times) - self.clock.monotonic()) if times else None
 
-    def _on_time(self, what: "_Topic | Subscription") -> None:
+    def _on_time(self, what: "Topic | Subscription") -> None:
         if isinstance(what, Subscription):
             self._resend(what)
         elif what.subscriptions:
