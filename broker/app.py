@@ -342,6 +342,8 @@ class Application:
         jitter: random.Random,
     ) -> _IdentityKeepers:
         config, clock = self.config, self._clock
+        # Once more, after those have ended that begin registrations: none must outlive the store.
+        self._exits.push_async_callback(self.registrar.drain, 0)
         agents = AgentRegistrar(
             store=self.store,
             snapshots=self.snapshots,

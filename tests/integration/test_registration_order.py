@@ -1,13 +1,14 @@
 """What an operator or caller says while a registration is under way holds, and one failure counts once."""
 
 import asyncio
+import time
 from pathlib import Path
 
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 
 from broker.emulator import Action, FaultRule
 from broker.emulator.routing import Operation
-from broker.model import IdentityName
+from broker.model import IdentityName, ThreadId
 from tests.support.brokers import eventually, refused, running_broker, running_emulator
 
 
@@ -61,3 +62,36 @@ async def test_many_failures_of_one_moment_count_once(tmp_path: Path) -> None:
         assert trouble is not None
         assert trouble.strikes == 1
         assert refusal.fired >= 1
+
+
+async def test_a_registration_that_is_begun_while_the_broker_stops_ends_before_the_store_does(tmp_path: Path) -> None:
+    """A change of key may begin one after the others were waited for: it gives its claim back, and nothing outlives."""
+    async with (
+        running_emulator(profile="codex-2026-05") as emulator,
+        running_broker(
+            tmp_path / "state",
+            emulator,
+            backends={
+                "default": {"base_url": f"{emulator.url}/backend-api", "profile": "codex-2026-05"},
+            },
+        ) as broker,
+    ):
+        await broker.create_agent()
+        await eventually(lambda: broker.registrations() == 1)
+        emulator.backend.faults.add(FaultRule(action=Action.DELAY, operation=Operation.TASK_REGISTER, seconds=30))
+        view = broker.app.snapshots.named(IdentityName("agent"))
+        assert view is not None
+        begun = []
+
+        async def begin_late() -> None:
+            late = broker.app.registrar.ensure(view, ThreadId("late"), wait_until=time.monotonic() + 30)
+            begun.append(asyncio.create_task(late))
+            await eventually(lambda: broker.registrations() == 2)
+
+        broker.app._exits.push_async_callback(begin_late)
+        await broker.app.stop()
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "register-task"]
+        (late,) = begun
+        await asyncio.wait({late}, timeout=5)
+        assert late.done()
+        assert late.cancelled() or late.exception() is not None
