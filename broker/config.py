@@ -765,7 +765,10 @@ def _problems_of_the_rest(values: dict[str, Any], error: ValidationError, *, dev
         Config(**rest, dev=dev)
     except ValidationError as second:
         causes = [detail.get("ctx", {}).get("error") for detail in second.errors(include_url=False)]
-        return [problem for cause in causes if isinstance(cause, _ProblemsError) for problem in cause.problems]
+        if found := [problem for cause in causes if isinstance(cause, _ProblemsError) for problem in cause.problems]:
+            return found
+        # Something that is required was wrong and is missing now: its table goes as well.
+        return [] if rest == values else _problems_of_the_rest(rest, second, dev=dev)
     return []
 
 

@@ -203,7 +203,9 @@ class Enroller:
     def _require_fit(self, mode: Mode, backend: Backend, bearer: BearerChoice) -> None:
         if isinstance(bearer, NamedSource) and bearer.name not in self._bearer_sources:
             known = ", ".join(self._bearer_sources) or "none"
-            raise errors.FieldInvalidError(violations={"bearer_source": f"is not configured; configured: {known}"})
+            is_login = self._own_bearers.has_issuer(bearer.name)
+            problem = "is of type oauth, which takes a login: oauth_bearer" if is_login else "is not configured"
+            raise errors.FieldInvalidError(violations={"bearer_source": f"{problem}; configured: {known}"})
         if isinstance(bearer, FileLogin):
             raise errors.FieldInvalidError(violations={"oauth_bearer.refresh_token": "is required"})
         if isinstance(bearer, OwnLogin):

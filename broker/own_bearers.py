@@ -83,6 +83,10 @@ class OwnBearers:
             _one("user_id", [said.unverified_user_id for said in claims]),
         )
 
+    def has_issuer(self, name: str) -> bool:
+        """Say whether a source of type `oauth` has this name."""
+        return name in self._issuers
+
     def issuer(self, name: str) -> Issuer:
         """
         Return a configured source of type `oauth`.

@@ -2,11 +2,11 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 import click
@@ -125,7 +125,12 @@ class Session:
         self._channel.close()
 
     def ask(
-        self, rpc: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, *, resume: str = ""
+        self,
+        rpc: "grpc.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
+        *,
+        resume: str = "",
+        next_steps: Mapping[str, str] = MappingProxyType({}),
     ) -> Response:
         """
         Call an RPC.
@@ -134,6 +139,7 @@ class Session:
             rpc: of `callers` or `admin`.
             request: what to ask.
             resume: the options that repeat the same creation, shown where the call fails.
+            next_steps: by reason, what to do where this call fails with it, if that is not what is done elsewhere.
 
         Raises:
             CallFailedError: it failed.
@@ -141,7 +147,7 @@ class Session:
         try:
             return rpc(request, timeout=self._target.timeout, metadata=GUARD_METADATA)
         except grpc.RpcError as error:
-            raise self._failed(error, resume=resume) from None
+            raise self._failed(error, resume=resume, next_steps=next_steps) from None
 
     def converse(
         self, rpc: "grpc.StreamStreamMultiCallable[Request, Response]", requests: Iterable[Request]
@@ -160,11 +166,14 @@ class Session:
         finally:
             call.cancel()
 
-    def _failed(self, error: grpc.RpcError, *, resume: str = "") -> CallFailedError:
+    def _failed(
+        self, error: grpc.RpcError, *, resume: str = "", next_steps: Mapping[str, str] = MappingProxyType({})
+    ) -> CallFailedError:
         target = self._target
         failure = describe(
             cast("grpc.Call", error), address=target.address, timeout=target.timeout, start=self._start, tls=target.tls
         )
+        failure = replace(failure, next_step=next_steps.get(failure.reason, failure.next_step))
         return CallFailedError(failure, as_json=self.form == "json", resume=resume)
 
     def ask_pages(

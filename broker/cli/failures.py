@@ -29,7 +29,7 @@ NEXT_STEPS: Final[dict[str, str]] = {
     "IDENTITY_REQUIRED": "name one with --identity (credential-broker identity list), or set [broker] default_identity",
     "REVISION_UNKNOWN": "send the revision unchanged, or get a new authorization: credential-broker get",
     "IMPORT_INVALID": "correct what is named above, or export the record again",
-    "REQUEST_ID_REUSED": "leave out --request-id: it belongs to another creation",
+    "REQUEST_ID_REUSED": "leave out --request-id: it belongs to another request",
     "PAGE_TOKEN_INVALID": "run the command again, from the first page",
     "GUARD_HEADER_MISSING": "something between here and the broker drops metadata; connect to the broker itself",
     "CALLER_UNAUTHENTICATED": "show a certificate the broker accepts: --tls-cert and --tls-key",
@@ -153,6 +153,8 @@ class CallFailedError(click.ClickException):
     def _block(self) -> str:
         failure = self.failure
         lines = [f"{click.style(failure.reason or failure.code, fg='red', bold=True)}: {printable(failure.text)}"]
+        if hint := failure.metadata.get("hint"):
+            lines.append(f"  {printable(hint)}")
         lines += [f"  {printable(field)}: {printable(problem)}" for field, problem in failure.violations]
         if failure.retry_seconds is not None:
             lines.append(f"  retry after: {show_seconds(failure.retry_seconds)}")

@@ -190,7 +190,7 @@ def _timestamp(moment: datetime | None) -> Timestamp | None:
         "# an identity without a key, which only ever gives its token",
         "credential-broker emulator token | credential-broker identity create plain --mode BEARER --token-file -",
         "# with a bearer source of the configuration",
-        "credential-broker identity create agents-prod --bearer-source login --comment 'for the fleet'",
+        "credential-broker identity create agents-prod --bearer-source mounted --comment 'for the fleet'",
     ),
 )
 @_creation_options
@@ -208,7 +208,12 @@ def create(session: Session, *, account_id: str, user_id: str, fedramp: bool, **
     """
     creation = _Creation(**options)
     request = admin.CreateIdentityRequest(**creation.fields, account_id=account_id, user_id=user_id, fedramp=fedramp)
-    response = session.ask(session.admin.CreateIdentity, request, resume=creation.request.announce(session))
+    response = session.ask(
+        session.admin.CreateIdentity,
+        request,
+        resume=creation.request.announce(session),
+        next_steps={"IDENTITY_REJECTED": _REGISTRATION_REFUSED},
+    )
     session.show(response, lambda: _show_identity(response.identity))
 
 
@@ -393,7 +398,7 @@ def _show_identity(shown: admin.Identity) -> None:
     epilog=examples(
         "credential-broker identity update dev --expire-time 2030-01-31T00:00:00Z",
         "# give it another bearer, which erases one of its own",
-        "credential-broker identity update agents-prod --bearer-source login",
+        "credential-broker identity update agents-prod --bearer-source mounted",
         "# let scopes that only prefer an assertion get a bearer for now",
         "credential-broker identity update dev --no-assertions",
     ),
@@ -462,9 +467,19 @@ def rotate(session: Session, *, name: str, request_id: str | None, etag: str, co
     """
     named = _Request(request_id)
     request = admin.RotateIdentityKeyRequest(request_id=named.id, name=name, etag=etag, comment=comment)
-    response = session.ask(session.admin.RotateIdentityKey, request, resume=named.announce(session))
+    response = session.ask(
+        session.admin.RotateIdentityKey,
+        request,
+        resume=named.announce(session),
+        next_steps={"IDENTITY_REJECTED": "see in the broker's log what the backend answered, then rotate again"},
+    )
     session.show(response, lambda: _show_identity(response.identity))
 
+
+_REGISTRATION_REFUSED = (
+    "see in the broker's log what the backend answered: 404 is a wrong `authapi_base_url`, 401 or 403 a bearer that may"
+    " not register agents; mended, it is registered by itself"
+)
 
 _LOGIN_KINDS = ("auth-json", "jwt", "token", "oauth")
 
@@ -517,7 +532,11 @@ def reauthenticate(
     """
     kind = kind or ("oauth" if oauth_source is not None else _kind_of(login))
     if (kind == "oauth") != (oauth_source is not None):
-        raise click.UsageError("--oauth-source and a login of kind oauth go together")
+        raise click.UsageError(
+            "the tokens of a login need the source that keeps them fresh: --oauth-source SOURCE"
+            if kind == "oauth"
+            else "--oauth-source is for the tokens of a login: leave it or --as out"
+        )
     if token_expire_time is not None and kind != "token":
         raise click.UsageError("--token-expire-time belongs to a token")
     named = _Request(request_id)
@@ -531,14 +550,24 @@ def reauthenticate(
     else:
         token = admin.StaticBearer(token=login.text, expire_time=_timestamp(token_expire_time))
         request.static_bearer.CopyFrom(token)
-    response = session.ask(session.admin.ReauthenticateIdentity, request, resume=named.announce(session))
+    response = session.ask(
+        session.admin.ReauthenticateIdentity,
+        request,
+        resume=named.announce(session),
+        next_steps={"REAUTH_REQUIRED": "what was given has ended or is refused: log in again, and give that"},
+    )
     session.show(response, lambda: _show_identity(response.identity))
 
 
 def _kind_of(login: Secret) -> str:
-    """Recognise a login by its form: a JSON object, a JWT that holds an agent's key, else a token."""
+    """Recognise a login by its form: an issuer's answer, another JSON object, a JWT with an agent's key, a token."""
     if login.content.startswith(b"{"):
-        return "auth-json"
+        try:
+            document = json.loads(login.content)
+        except (ValueError, RecursionError):
+            return "auth-json"  # the broker says what is wrong with it
+        # An auth.json has its tokens a level deeper.
+        return "oauth" if "refresh_token" in document else "auth-json"
     parts = login.content.split(b".")
     if len(parts) == _JWT_PARTS:
         try:

@@ -110,7 +110,9 @@ def show_seconds(seconds: float) -> str:
         if seconds >= size:
             whole, rest = divmod(int(seconds), size)
             return f"{sign}{whole}{unit}" + (f" {rest // part_size}{part}" if rest >= part_size else "")
-    return f"{sign}{seconds:.3g}s" if seconds < 1 else f"{sign}{seconds:.0f}s"
+    if not seconds or seconds >= 1:
+        return f"{sign}{seconds:.0f}s"
+    return f"{sign}{max(1, round(1000 * seconds))}ms"
 
 
 def printable(text: str) -> str:

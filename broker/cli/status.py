@@ -15,7 +15,8 @@ from broker.cli.output import echo_fields, echo_line, echo_table, show_seconds, 
 from broker.cli.parameters import Duration
 
 REMEDIES = {
-    "REAUTH_REQUIRED": "log in again: credential-broker identity reauthenticate {name} --from FILE",
+    "REAUTH_REQUIRED": "log in again: credential-broker identity reauthenticate {name} --from FILE; or, where it has a"
+    " bearer source, put another secret where that reads it",
     "IDENTITY_REJECTED": "the backend refuses it: credential-broker identity rotate {name}, or identity reauthenticate",
     "IDENTITY_REVOKED": "disabled by an operator: credential-broker identity enable {name}",
     "REGISTRATION_IN_PROGRESS": "being registered; nothing to do unless this stays",
@@ -29,6 +30,9 @@ REMEDIES = {
     "KEY_PROVIDER_DOWN": "its secrets cannot be opened now; the broker goes on trying",
 }
 """What to do for an identity, by the reason that stands against it."""
+
+REGISTRATION_REFUSED = "the backend refuses to register it: the broker's log says how; check its bearer and the backend"
+"""The same where it has no key yet that could be replaced."""
 
 
 @click.command(
@@ -54,6 +58,7 @@ def status(session: Session, *, watch: bool, interval: float) -> None:
         response = session.ask(session.admin.GetStatus, admin.GetStatusRequest())
         session.show(response, lambda: _show(response.status))
         return
+    is_later = False
     try:
         for answer in _answers(session, interval):
             if session.form == "json":
@@ -61,6 +66,9 @@ def status(session: Session, *, watch: bool, interval: float) -> None:
                 continue
             if sys.stdout.isatty():
                 click.clear()
+            elif is_later:
+                click.echo()
+            is_later = True
             if isinstance(answer, CallFailedError):
                 answer.show()
             else:
@@ -135,13 +143,18 @@ def _next(summary: admin.IdentitySummary, now: Timestamp) -> str:
 
 def _attention(summary: admin.IdentitySummary, now: Timestamp) -> Iterator[tuple[str, str, str, str]]:
     """Return what stands against an identity, with what to do about it."""
+    is_registering = summary.state == admin.IDENTITY_STATE_REGISTERING
     reasons = [word(summary, "state_reason")]
+    if is_registering and summary.last_error:
+        reasons.clear()  # it says the same, and why
     if word(summary, "bearer_state") == "REAUTH_REQUIRED":
         reasons.append("REAUTH_REQUIRED")
     reasons.append(word(summary, "last_error"))
     for reason in dict.fromkeys(reason for reason in reasons if reason):
         since = _from_now(summary.last_error_time, now) if reason == word(summary, "last_error") else ""
         remedy = REMEDIES.get(reason, "see why: credential-broker identity show {name}, and the broker's log")
+        if is_registering and reason == "IDENTITY_REJECTED":
+            remedy = REGISTRATION_REFUSED
         yield summary.name, reason, since, remedy.format(name=summary.name)
     if summary.rejected_scopes:
         scopes = ", ".join(summary.rejected_scopes)

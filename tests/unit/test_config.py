@@ -172,6 +172,25 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert len(found) == len(set(found)) == 9
 
 
+def test_what_does_not_fit_together_is_told_beside_what_is_missing(tmp_path: Path) -> None:
+    """Also where leaving out a wrong setting leaves its table without what it needs."""
+    path = written(
+        tmp_path,
+        """
+        [bearer_sources.a]
+        type = "command"
+        command = "a text"
+        [bearer_sources.b]
+        type = "command"
+        command = ["no-path"]
+        [backends.default]
+        base_url = "http://example.org/backend-api"
+        """,
+    )
+    found = [problem.partition(":")[0] for problem in problems(path)]
+    assert found == ["bearer_sources.a.command", "backends.default", "bearer_sources.b.command"]
+
+
 def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
     """Command line before environment before file before default, key by key."""
     path = written(tmp_path, '[broker]\ndefault_identity = "file"\nmax_lease_seconds = 10\ndrain_seconds = 1\n')

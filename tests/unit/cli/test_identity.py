@@ -222,6 +222,34 @@ def test_reauthenticate_recognises_what_it_is_given(
     assert_hides(result, SECRET)
 
 
+def test_an_issuers_answer_is_recognised_and_needs_its_source(broker: FakeBroker, run: Run) -> None:
+    """What a login answered is no auth.json, and says what is missing."""
+    result = run("identity", "reauthenticate", "a", "--from", "-", input=json.dumps({"refresh_token": SECRET}))
+    assert result.exit_code == 2
+    assert "--oauth-source SOURCE" in result.stderr
+    assert_hides(result, SECRET)
+    assert broker.received == []
+
+
+@pytest.mark.parametrize(
+    ("command", "rpc", "refused", "expected"),
+    [
+        (("create", "a"), "CreateIdentity", errors.IdentityRejectedError, "404 is a wrong `authapi_base_url`"),
+        (("rotate", "a"), "RotateIdentityKey", errors.IdentityRejectedError, "then rotate again"),
+        (("reauthenticate", "a", "--from", "-"), "ReauthenticateIdentity", errors.ReauthRequiredError, "and give that"),
+    ],
+)
+def test_what_was_refused_is_what_to_look_at(
+    broker: FakeBroker, run: Run, command: tuple[str, ...], rpc: str, refused: type[errors.BrokerError], expected: str
+) -> None:
+    """Nobody is told to repeat what has just failed; what the broker adds is shown."""
+    broker.answers[rpc] = refused(metadata={"hint": "the old key goes on"})
+    result = run("identity", *command, input=SECRET)
+    assert result.exit_code == 1
+    assert expected in result.stderr
+    assert "  the old key goes on" in result.stderr.splitlines()
+
+
 @pytest.mark.parametrize("option", ["--token", "--api-key"])
 @pytest.mark.parametrize("command", ["create", "import"])
 def test_a_token_as_an_argument_is_refused_without_repeating_it(
@@ -261,6 +289,7 @@ def test_a_token_in_place_of_its_file_is_not_repeated(run: Run) -> None:
         ("create", "a", "--oauth-source", "s", "--oauth-tokens", __file__),
         ("reauthenticate", "a"),
         ("reauthenticate", "a", "--from", __file__, "--as", "oauth"),
+        ("reauthenticate", "a", "--from", __file__, "--as", "token", "--oauth-source", "s"),
         ("reauthenticate", "a", "--from", __file__, "--as", "jwt", "--token-expire-time", "2027-01-01T00:00:00Z"),
         ("import", "a"),
         ("import", "a", "--auth-json", "-", "--jwt-file", __file__),

@@ -82,7 +82,8 @@ def test_word_of_an_unspecified_field_is_empty() -> None:
     ("seconds", "expected"),
     [
         (0, "0s"),
-        (0.25, "0.25s"),
+        (0.0003, "1ms"),
+        (0.25, "250ms"),
         (1.5, "2s"),
         (59, "59s"),
         (60, "1m"),

@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker.cli import root
-from broker.cli.status import REMEDIES
+from broker.cli.status import REGISTRATION_REFUSED, REMEDIES
 from tests.support.fake_broker import FakeBroker
 from tests.unit.cli.conftest import Run
 
@@ -86,6 +86,20 @@ def test_status_is_told_in_words(broker: FakeBroker, run: Run) -> None:
         "plain     ISSUER_DOWN          10s ago  its bearer cannot be refreshed now; the broker goes on trying",
         "plain     BACKEND_UNSUPPORTED  -        only these routes reject it: inference, thread; tried again by itself",
     ]
+
+
+def test_a_refused_registration_is_told_once_with_what_to_look_at(broker: FakeBroker, run: Run) -> None:
+    """There is no key yet to be replaced, and that it is being registered is no second thing."""
+    refused = admin.IdentitySummary(
+        name="new",
+        state=admin.IDENTITY_STATE_REGISTERING,
+        state_reason=error_reason_pb2.ERROR_REASON_REGISTRATION_IN_PROGRESS,
+        last_error=error_reason_pb2.ERROR_REASON_IDENTITY_REJECTED,
+    )
+    broker.answers["GetStatus"] = admin.GetStatusResponse(status=admin.BrokerStatus(identities=[refused]))
+    lines = run("status").stdout.splitlines()
+    assert lines[-1] == f"new       IDENTITY_REJECTED  -      {REGISTRATION_REFUSED}"
+    assert lines[-2].startswith("identity  because")
 
 
 def test_status_of_a_broker_whose_store_never_answered(broker: FakeBroker, run: Run) -> None:
