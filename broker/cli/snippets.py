@@ -67,6 +67,11 @@ def snippets(place: Place) -> tuple[Snippet, ...]:
             "what the operator sees",
             f"{program} status{admin}\n{program} identity list{admin}\n{program} task list{admin}",
         ),
+        Snippet(
+            "kept current; without --count, until Ctrl-C",
+            f"{program} watch --scope inference --thread t1 --count 1{caller}",
+        ),
+        Snippet("another key, while calls go on", f"{program} identity rotate dev{admin}"),
         Snippet("what the backend saw", f"{program} emulator ledger{emulator}"),
         Snippet("with buf, or any other gRPC client", _buf_curl(place)),
         Snippet("from Python", _python(place)),

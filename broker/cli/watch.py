@@ -75,6 +75,8 @@ class Watched:
         "credential-broker watch --scope inference --scope thread.files --thread t1",
         "# one JSON object a line, for programs; without --show-secrets the credentials are left out",
         "credential-broker watch --scope control_plane.models --format json | jq -r .authorization.expire_time",
+        "# until the first value came",
+        "credential-broker watch --scope inference --thread t1 --count 1",
     )
 )
 @click.option(
@@ -86,14 +88,18 @@ class Watched:
 )
 @click.option("--thread", "thread_id", default="", metavar="ID", help="Your id of the conversation or run.")
 @click.option("--identity", default="", metavar="NAME", help="Whose; needed where there are several.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many values; unset, only Ctrl-C ends it.")
 @click.option("--show-secrets", is_flag=True, help="Print the credentials too. Keep them out of logs and files.")
 @with_session(Listener.CALLERS, timeout=None)
-def watch(session: Session, *, scopes: tuple[str, ...], thread_id: str, identity: str, show_secrets: bool) -> None:
+def watch(
+    session: Session, *, scopes: tuple[str, ...], thread_id: str, identity: str, count: int | None, show_secrets: bool
+) -> None:
     """
     Watch authorizations: each new value, withdrawal and error as it comes.
 
     On a terminal it is a table that stays up to date; elsewhere, and with --format json, each event is one line of
-    JSON. When the broker ends the stream or is away, it is opened again with what is held. Ctrl-C ends it.
+    JSON, whose `subscription_id` counts the scopes as they are named. When the broker ends the stream or is away, it is
+    opened again with what is held. Ctrl-C ends it.
     """
     watched = {
         str(number): Watched(
@@ -108,6 +114,8 @@ def watch(session: Session, *, scopes: tuple[str, ...], thread_id: str, identity
             for event in _events(session, watched, say):
                 if not is_table:
                     echo_line(_document(event, show_secrets=show_secrets))
+                if sum(one.values for one in watched.values()) == count:
+                    break
     except KeyboardInterrupt:
         return  # the way a watch ends
 
@@ -176,7 +184,8 @@ def _live_table(watched: dict[str, Watched], *, show_secrets: bool) -> Iterator[
     def draw() -> RenderableType:
         now = time.monotonic()
         rows = [_row(one, now, show_secrets=show_secrets) for one in watched.values()]
-        return Group(table_of(_HEAD, rows), Text(standing, style="dim"))
+        head = (*_HEAD, "headers") if show_secrets else _HEAD
+        return Group(table_of(head, rows), Text(standing, style="dim"))
 
     def say(text: str) -> None:
         nonlocal standing
@@ -187,17 +196,15 @@ def _live_table(watched: dict[str, Watched], *, show_secrets: bool) -> Iterator[
         yield say
 
 
-_HEAD: Final = ("scope", "identity", "kind", "state", "values", "next in", "usable for", "headers")
+_HEAD: Final = ("scope", "identity", "kind", "state", "values", "next in", "usable for")
 
 
 def _row(one: Watched, now: float, *, show_secrets: bool) -> tuple[str, ...]:
     held = one.held
     if held is None:
-        return one.wish.scope, one.wish.identity or "-", "-", one.state, str(one.values), "-", "-", "-"
-    headers = ", ".join(
-        f"{header.name}: {header.value if show_secrets or not header.sensitive else HIDDEN}" for header in held.headers
-    )
-    return (
+        empty = (one.wish.scope, one.wish.identity or "-", "-", one.state, str(one.values), "-", "-")
+        return (*empty, "-") if show_secrets else empty
+    shown = (
         one.wish.scope,
         printable(held.identity),
         word(held, "kind"),
@@ -205,5 +212,6 @@ def _row(one: Watched, now: float, *, show_secrets: bool) -> tuple[str, ...]:
         str(one.values),
         show_seconds(max(0.0, one.left_until("refresh_time", now))),
         show_seconds(max(0.0, one.left_until("expire_time", now))),
-        printable(headers),
     )
+    headers = ", ".join(f"{header.name}: {header.value}" for header in held.headers)
+    return (*shown, printable(headers)) if show_secrets else shown

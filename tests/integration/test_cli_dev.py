@@ -89,6 +89,8 @@ EXPECTED = {
     "attached to a call, which the backend verifies": re.compile(r'"verdict":"verified"'),
     "why it is of this kind": re.compile(r"^decision +USE_ASSERTION$", re.MULTILINE),
     "what the operator sees": re.compile(r"^broker .*SERVING(.|\n)*ssh-ed25519(.|\n)*ACTIVE", re.MULTILINE),
+    "kept current; without --count, until Ctrl-C": re.compile(r'"authorization": .*"revision": "'),
+    "another key, while calls go on": re.compile(r"^generation +[2-9]$", re.MULTILINE),
     "what the backend saw": re.compile(r"agent_assertion +verified"),
     "with buf, or any other gRPC client": re.compile(r'"value": ?"AgentAssertion '),
     "from Python": HEADER,
@@ -136,10 +138,11 @@ def test_snippets_of_the_default_place_name_no_address() -> None:
     assert not any("--address" in text or "--admin-address" in text or "--url" in text for text in texts.values())
 
 
-# Examples that name what a newcomer does not have: a login, a key, a configuration, a task's id, a shell to change.
+# Examples that name what a newcomer does not have: a login, a key, a configuration, a task's id, a shell to change; and
+# those that only Ctrl-C ends.
 NOT_RUN = re.compile(
     r"auth\.json|agent\.key|agents-prod|broker\.toml|TASK_ID|completion|credential-broker (dev|serve|emulator$)|"
-    r"--bearer-source|CREDENTIAL_BROKER_BACKENDS"
+    r"--bearer-source|CREDENTIAL_BROKER_BACKENDS|tokens\.json|status --watch|credential-broker watch (?!.*--count)"
 )
 
 
@@ -165,8 +168,9 @@ def test_examples_in_the_help_work_beside_dev(dev: Dev, tmp_path: Path, words: s
         # What the example needs to be there, made as an operator would make it.
         "identity delete": "credential-broker emulator token | credential-broker identity create agents --token-file -;",
         "identity enable": "credential-broker identity disable dev;",
+        "identity reauthenticate": "credential-broker emulator identity"
+        " | credential-broker identity import imported --jwt-file -;",
     }.get(words, "")
-    answer = "y\n" if words == "identity delete" else ""
     undo = {
         "identity disable": "; credential-broker identity enable dev",
         "identity update": "; credential-broker identity update dev --assertions --no-expire-time",
@@ -174,10 +178,12 @@ def test_examples_in_the_help_work_beside_dev(dev: Dev, tmp_path: Path, words: s
         "identity create": "; credential-broker identity delete --yes agents || credential-broker identity delete --yes"
         " plain",
         "identity import": "; credential-broker identity delete --yes imported",
+        # Nobody is there to be asked.
+        "identity delete": " --yes",
+        "identity reauthenticate": "; credential-broker identity delete --yes imported",
     }.get(words, "")
     text = line.replace(EMULATOR_URL, dev.emulator)
-    piped = f"printf '%s' '{answer}' | " if answer else ""
-    done = dev.shell(f"{prepared} {piped}{text}{undo}", tmp_path)
+    done = dev.shell(f"{prepared} {text}{undo}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
