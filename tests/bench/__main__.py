@@ -51,6 +51,10 @@ _SECONDS = click.option(
 )
 _TIMES = click.option("--times", default=5, type=click.IntRange(1, 100), help="How often the program is started.")
 
+_IDENTITIES = click.option(
+    "--identities", default=10_000, type=click.IntRange(1, 1_000_000), help="How many are there at a start with many."
+)
+
 
 @bench.command()
 @_ROUNDS
@@ -88,10 +92,11 @@ def watch(form: str, rounds: int, seed: int | None, seconds: float) -> None:
 
 @bench.command()
 @_TIMES
+@_IDENTITIES
 @click.pass_obj
-def startup(form: str, times: int) -> None:
-    """CPU of --help, and seconds from serve to SERVING."""
-    _report(form, lambda _: _startup(times))
+def startup(form: str, times: int, identities: int) -> None:
+    """CPU of --help, and seconds from serve to SERVING, also with many identities."""
+    _report(form, lambda _: _startup(times, identities))
 
 
 @bench.command("dead-rows")
@@ -138,9 +143,12 @@ def rejection(form: str, rounds: int, reports: int) -> None:
 @_SEED
 @_CALLS
 @_TIMES
+@_IDENTITIES
 @_SECONDS
 @click.pass_obj
-def everything(form: str, rounds: int, seed: int | None, calls: int, times: int, seconds: float) -> None:
+def everything(
+    form: str, rounds: int, seed: int | None, calls: int, times: int, identities: int, seconds: float
+) -> None:
     """All of these."""
     _report(
         form,
@@ -149,7 +157,7 @@ def everything(form: str, rounds: int, seed: int | None, calls: int, times: int,
             _flight(cores, calls),
             _hot_path(cores),
             *_watch(cores, rounds, seed, seconds),
-            *_startup(times),
+            *_startup(times, identities),
         ],
     )
 
@@ -206,10 +214,14 @@ def _watch(cores: Cores, rounds: int, seed: int | None, seconds: float) -> list[
     return [*measure_in_time(cores, seconds=seconds), push]
 
 
-def _startup(times: int) -> list[Figure]:
-    from tests.bench.startup import measure_help, measure_serve
+def _startup(times: int, identities: int) -> list[Figure]:
+    from tests.bench.startup import measure_help, measure_many_identities, measure_serve
 
-    return [measure_help(times=times), *measure_serve(times=times)]
+    return [
+        measure_help(times=times),
+        *measure_serve(times=times),
+        measure_many_identities(identities=identities, times=times),
+    ]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from broker.snapshots import seal_private_key, task_id_context
 from broker.store.sqlite import sqlite_store
 from tests.bench.product import Settings
 from tests.bench.report import Figure, Verdict
-from tests.bench.startup import seconds_to_serving
+from tests.bench.startup import NOBODY, measure_beside_empty, start_once
 from tests.support.dead_rows import fill
 from tests.support.stores import add_identity, agent_identity, upstream_task
 
@@ -29,8 +29,6 @@ _BITE: Final = 500
 _BITES: Final = 100
 _STARTS: Final = 5
 _LOOKS: Final = 2_000
-_NOBODY: Final = "https://127.0.0.1:9"
-"""A backend that is not there: what is measured is the start, not what comes after it."""
 
 
 def measure_dead_rows(*, rows: int) -> list[Figure]:
@@ -41,9 +39,8 @@ def measure_dead_rows(*, rows: int) -> list[Figure]:
         rows: how many tasks have expired; their bindings stand.
     """
     with tempfile.TemporaryDirectory(prefix="bench-dead-rows-") as name:
-        settings = Settings.choose(Path(name), _NOBODY)
-        seconds_to_serving(settings)  # makes the database and the key ring
-        empty = [seconds_to_serving(settings) for _ in range(_STARTS)]
+        empty, settings = (Settings.choose(Path(name) / folder, NOBODY) for folder in ("empty", "full"))
+        start_once(settings)  # makes the database and the key ring
         database = settings.state_dir / "broker.db"
         keyring = Keyring.load_or_create(settings.state_dir / "keyring.json", may_create=False)
         identity = asyncio.run(_add_identity(database, keyring))
@@ -55,19 +52,18 @@ def measure_dead_rows(*, rows: int) -> list[Figure]:
         fill(database, identity.id, now=time.time(), live=LIVE, expired=rows, seal=seal)
         # The first read of a file is the disk's and not the program's, and comes with the start.
         page_seconds = asyncio.run(_read_live(database))
-        beside = [seconds_to_serving(settings) for _ in range(_STARTS)]
+        start = measure_beside_empty(
+            f"serve to SERVING beside {rows:,} expired and {LIVE:,} live tasks",
+            settings,
+            empty,
+            times=_STARTS,
+            goal=START_GOAL_SECONDS,
+        )
         look, read = asyncio.run(_look(database))
         bites = asyncio.run(_prune(database))
     longest = max(bites)
-    seconds = statistics.median(beside)
     return [
-        Figure(
-            name=f"serve to SERVING beside {rows:,} expired and {LIVE:,} live tasks",
-            value=f"{seconds:.2f} s (worst of {_STARTS}: {max(beside):.2f}; {statistics.median(empty):.2f} with none)",
-            goal=f"< {START_GOAL_SECONDS} s",
-            verdict=Verdict.MET if seconds < START_GOAL_SECONDS else Verdict.MISSED,
-            details={"seconds": beside, "seconds_empty": empty},
-        ),
+        start,
         Figure(
             name="opening the store and the first page of live tasks",
             value=f"{page_seconds * 1000:.0f} ms",
