@@ -120,7 +120,7 @@ class LoginExchange:
         jitter: random.Random,
     ) -> None:
         self._row = row
-        self._owner = owner
+        self.owner: Final = owner
         self._issuer = issuer
         self._store = store
         self._keyring = keyring
@@ -282,8 +282,8 @@ class LoginExchange:
         for token in (answer.id_token, answer.access_token):
             claims = UnverifiedTokenClaims() if token is None else unverified_claims(token)
             for ours, theirs in (
-                (self._owner.account_id, claims.unverified_account_id),
-                (self._owner.user_id, claims.unverified_user_id),
+                (self.owner.account_id, claims.unverified_account_id),
+                (self.owner.user_id, claims.unverified_user_id),
             ):
                 if None not in (ours, theirs) and ours != theirs:
                     note = "the issuer answered with tokens of another account or user"
@@ -400,6 +400,7 @@ class LoginSource(KeptBearer):
         )
         self._login = login
         self.issuer: Final = issuer
+        self.owner: Final = login.owner
 
     def take_in(self, row: StoredBearer, bearer: Bearer | None) -> None:
         """Learn of a row, whoever wrote it, and of the access token in it."""
@@ -460,12 +461,13 @@ class Logins:
             if row.source is not None:
                 _LOG.error("login_names_unknown_source", identity=identity.name, source=row.source)
             return None if bearer is None else StaticSource(bearer, self._clock)
-        if isinstance(known, LoginSource) and known.issuer is issuer:
+        owner = Owner(identity.account_id, identity.user_id)
+        if isinstance(known, LoginSource) and known.issuer is issuer and known.owner == owner:
             known.take_in(row, bearer)
             return known
         login = LoginExchange(
             row,
-            Owner(identity.account_id, identity.user_id),
+            owner,
             issuer=issuer,
             store=self._store,
             keyring=self._keyring,

@@ -633,6 +633,25 @@ async def test_tokens_of_somebody_else_are_refused(office: Office) -> None:
     assert source.current() == open_bearer(office.shop.keyring, kept)
 
 
+async def test_whose_the_tokens_must_be_is_what_the_identity_says_now(office: Office) -> None:
+    """An identity that learns its account with a new login takes no other account's tokens from then on."""
+    identity = await office.login()
+    office.emulator.backend.change(token_format=TokenFormat.JWT)
+    theirs = office.emulator.backend.mint_token(account=replace(default_account(), account_id="account-of-another"))
+    assert theirs.refresh_token is not None
+    given = OwnLogin(source=SOURCE, refresh_token=Secret(theirs.refresh_token))
+    stored = await office.shop.store.identity(identity.id)
+    assert stored is not None
+    row = office.shop.enroller._own_bearers.sealed(given, identity.id, pair=2)
+    ours = replace(stored, account_id="account-of-ours")
+    written = await office.shop.store.write_identity(ours, bearer=row)
+    office.shop.snapshots.publish_identity(written, await office.row(identity))
+    source = office.source(identity)
+    with pytest.raises(ReauthRequiredError):
+        await source.refresh(beyond=source.current())
+    assert (await office.row(identity)).reason == "account_mismatch"
+
+
 async def test_a_refresh_token_that_does_not_open_needs_a_person(office: Office) -> None:
     """Nothing is claimed or sent; the token that opens is served to its end."""
     identity = await office.login()
