@@ -366,7 +366,7 @@ class Store(Protocol):
         """
         List undeleted identities as `identities` does, each with what belongs to it.
 
-        Costs as many statements for a long page as for a short one.
+        While the database is whole, a long page costs as many statements as a short one.
         """
         ...
 

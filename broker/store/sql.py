@@ -6,11 +6,12 @@ decides where they run.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from broker.errors import RowCorruptError
 from broker.model import (
     Identity,
     IdentityId,
@@ -29,6 +30,7 @@ from broker.store import (
     Changes,
     ClaimOutcome,
     CreateRequest,
+    Damaged,
     KeepBearer,
     NewKey,
     Page,
@@ -199,11 +201,33 @@ class SqlStore:
 
     async def whole_identity(self, identity_id: IdentityId) -> WholeIdentity | None:
         """Return one identity in whatever state, with what belongs to it."""
-        return await self._driver.read(lambda connection: belongings.of_identity(connection, identity_id))
+        try:
+            return await self._driver.read(lambda connection: belongings.of_identity(connection, identity_id))
+        except RowCorruptError:
+            identity = await self.identity(identity_id)
+            return None if identity is None else await self._read_apart(identity)
 
     async def whole_identities(self, *, after: str = "", limit: int = 100) -> Page[WholeIdentity]:
         """List undeleted identities by name, each with what belongs to it."""
-        return await self._driver.read(lambda connection: belongings.page(connection, after=after, limit=limit))
+        try:
+            return await self._driver.read(lambda connection: belongings.page(connection, after=after, limit=limit))
+        except RowCorruptError:
+            listed = await self.identities(after=after, limit=limit)
+            whole = [await self._read_apart(identity) for identity in listed.rows]
+            return Page(rows=tuple(whole), next_after=listed.next_after, corrupt=listed.corrupt)
+
+    async def _read_apart(self, identity: Identity) -> WholeIdentity:
+        """
+        Read what belongs to an identity, each in a transaction of its own.
+
+        Where not a row but a part of the file is damaged, the whole answer that touches it is lost.
+        """
+        return WholeIdentity(
+            identity=identity,
+            bearer=await _or_damaged(self.bearer(identity.id)),
+            ladder=await _or_damaged(self.ladder(identity.id)),
+            background=await _or_damaged(self.task(identity.id, None)),
+        )
 
     async def bearer(self, identity_id: IdentityId) -> StoredBearer | None:
         """Return the sealed bearer kept for an identity."""
@@ -382,3 +406,10 @@ class SqlStore:
             return result
 
         return await self._driver.write(whole)
+
+
+async def _or_damaged(reading: Awaitable[Result]) -> Result | Damaged:
+    try:
+        return await reading
+    except RowCorruptError as error:
+        return Damaged(error.note)

@@ -1,6 +1,9 @@
 """Identities with what belongs to them: the same as when each is read alone, in fewer statements."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +124,35 @@ async def test_a_page_is_what_reading_each_alone_gives(store: SqlStore, database
         assert "gone" not in names
     elif damage != "identity":
         assert any(isinstance(row, Damaged) for each in alone for row in (each.bearer, each.ladder, each.background))
+
+
+@pytest.mark.parametrize("table", ["bearers", "ladders", "tasks", "upstream_tasks"])
+async def test_a_damaged_part_of_the_file_spoils_what_it_holds(sqlite_database: Any, table: str) -> None:
+    """A table that cannot be read at all is as if each of its rows were damaged; the identities are still there."""
+    store = sqlite_database.store()
+    await store.open()
+    await _fill(store)
+    await store.close()
+    _overwrite_root(sqlite_database.path, table)
+    await store.open()
+    listed = await store.identities()
+    alone = [await _read_alone(store, identity) for identity in listed.rows]
+    assert await _pages(store, 3) == (alone, [])
+    for each in alone:
+        assert each == await store.whole_identity(each.identity.id)
+    assert len(alone) == 7
+    assert any(isinstance(row, Damaged) for each in alone for row in (each.bearer, each.ladder, each.background))
+    assert any(row is not None and not isinstance(row, Damaged) for each in alone for row in (each.bearer, each.ladder))
+
+
+def _overwrite_root(path: Path, table: str) -> None:
+    """Make a table's first page no page; nothing may have the file open."""
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
 
 
 async def test_a_single_one_is_returned_in_whatever_state(store: SqlStore, database: Any) -> None:
