@@ -737,6 +737,20 @@ def _naming_its_variable(problem: str, variables: Mapping[str, str]) -> str:
     return problem if variable is None else f"{problem} (set by {variable})"
 
 
+_WORDS: Final = {
+    "missing": "is required",
+    "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "is not of the form {pattern}",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "greater_than": "must be more than {gt:,.15g}",
+    "greater_than_equal": "must be at least {ge:,.15g}",
+    "less_than_equal": "must be at most {le:,.15g}",
+}
+"""What pydantic finds, by its name for it, in the words of a settings file; for the rest its own text is plain."""
+
+
 def _explain(error: ValidationError) -> list[str]:
     problems: list[str] = []
     for detail in error.errors(include_url=False):
@@ -750,7 +764,9 @@ def _explain(error: ValidationError) -> list[str]:
         elif detail["type"].startswith("union_tag_"):
             problems.append(f"{place}.type: must be one of {', '.join(_SOURCE_SECTIONS)}")
         else:
-            problems.append(f"{place}: {detail['msg'].removeprefix('Value error, ')}")
+            words = _WORDS.get(detail["type"])
+            problem = words.format(**detail.get("ctx", {})) if words else detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{place.removesuffix('.[key]')}: {problem}")
     return problems
 
 

@@ -172,6 +172,26 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert len(found) == len(set(found)) == 9
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[bearer_sources.a]\ntype = "file"', "bearer_sources.a.path: is required"),
+        ('[bearer_sources.a]\ntype = "command"\ncommand = "x"', "bearer_sources.a.command: must be a list"),
+        ("[broker]\nmax_lease_seconds = 0", "broker.max_lease_seconds: must be more than 0"),
+        ("[limits]\nregistrations_in_flight = 0", "limits.registrations_in_flight: must be at least 1"),
+        ("[broker]\nmax_staleness_seconds = 604801", "broker.max_staleness_seconds: must be at most 604,800"),
+        ("[broker]\ndefault_identity = 1", "broker.default_identity: must be a text"),
+        (
+            '[bearer_sources."a b"]\ntype = "jwt_identity"',
+            "bearer_sources.a b: is not of the form ^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
+        ),
+    ],
+)
+def test_problems_are_told_in_words_of_a_settings_file(tmp_path: Path, text: str, expected: str) -> None:
+    """Whoever writes TOML knows nothing of tuples, and need not."""
+    assert problems(written(tmp_path, text)) == [expected]
+
+
 def test_what_does_not_fit_together_is_told_beside_what_is_missing(tmp_path: Path) -> None:
     """Also where leaving out a wrong setting leaves its table without what it needs."""
     path = written(
