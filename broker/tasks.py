@@ -45,9 +45,9 @@ class TaskKeeper:
         known = self._snapshots.task(identity, thread_id)
         if (
             known is not None
-            and known.upstream_task_id is not None
-            and known.task.state is TaskState.ACTIVE
             and known.upstream is not None
+            and known.task.state is TaskState.ACTIVE
+            and self._snapshots.upstream_lives(identity, known.task.upstream_key)
         ):
             return replace(known.task, upstream=known.upstream)
         wait_until = deadline - ANSWER_MARGIN_SECONDS

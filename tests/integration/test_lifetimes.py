@@ -102,6 +102,20 @@ async def test_after_its_end_a_task_is_registered_anew_and_the_call_waits(tmp_pa
         assert broker.registrations() == before + 1
 
 
+async def test_a_task_that_is_over_is_registered_by_who_asks_for_it(tmp_path: Path) -> None:
+    """RegisterTask never returns one of which no call could be signed."""
+    clock = JumpingClock()
+    async with long_lived(tmp_path, clock) as (broker, _):
+        asked = pb2.RegisterTaskRequest(thread_id="thread")
+        old = (await broker.callers.RegisterTask(asked)).task
+        before = broker.registrations()
+        assert (await broker.callers.RegisterTask(asked)).task == old
+        await jump(clock, LIFE, broker)
+        task = (await broker.callers.RegisterTask(asked)).task
+        assert task.expire_time.ToNanoseconds() / 1e9 > clock.now()
+        assert broker.registrations() == before + 1
+
+
 async def end_of(broker: Broker, thread_id: str) -> float:
     """Return when the upstream task of a thread ends."""
     stored = await stored_task(broker, thread_id)
