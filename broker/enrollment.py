@@ -268,7 +268,9 @@ class Enroller:
 
     async def _keep(self, order: ImportOrder, backend: Backend, request: CreateRequest, found: Imported) -> Identity:
         if order.mode is Mode.AGENT and found.key is None:
-            raise errors.ImportInvalidError(violations={"source": "holds no agent key; import it in mode BEARER"})
+            raise errors.ImportInvalidError(
+                violations={"source": "holds no agent key; import it in mode BEARER, or create one with its login"}
+            )
         found, bearer = self._with_own_bearer(order, found)
         if order.mode is Mode.BEARER and bearer is None:
             raise errors.ImportInvalidError(violations={"source": "holds no bearer; import it in mode AGENT"})

@@ -191,6 +191,8 @@ def _timestamp(moment: datetime | None) -> Timestamp | None:
         "credential-broker emulator token | credential-broker identity create plain --mode BEARER --token-file -",
         "# with a bearer source of the configuration",
         "credential-broker identity create agents-prod --bearer-source mounted --comment 'for the fleet'",
+        "# with the login of a Codex CLI, which a source of type oauth keeps fresh",
+        "credential-broker identity create mine --oauth-source chatgpt --oauth-tokens ~/.codex/auth.json",
     ),
 )
 @_creation_options
@@ -222,8 +224,8 @@ def create(session: Session, *, account_id: str, user_id: str, fedramp: bool, **
     epilog=examples(
         "# an Agent Identity JWT of the backend beside a running `credential-broker dev`",
         "credential-broker emulator identity | credential-broker identity import imported --jwt-file -",
-        "# the login of a Codex CLI",
-        "credential-broker identity import mine --auth-json ~/.codex/auth.json",
+        "# the login of a Codex CLI, kept fresh; without --oauth-source its token is used until it ends",
+        "credential-broker identity import mine --mode bearer --auth-json ~/.codex/auth.json --oauth-source chatgpt",
         "# a bare key",
         "credential-broker identity import moved --key-file agent.key --agent-runtime-id RUNTIME_ID"
         " --account-id ACCOUNT_ID",
