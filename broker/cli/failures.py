@@ -137,7 +137,8 @@ class CallFailedError(click.ClickException):
         super().__init__(f"{failure.reason or failure.code}: {failure.text}")
         self.failure = failure
         self.as_json = as_json
-        self.resume = "" if failure.is_final else resume
+        # Where somebody else was first nothing of this request goes on.
+        self.resume = "" if failure.is_final or failure.reason == "GENERATION_CHANGED" else resume
 
     @property
     def document(self) -> dict[str, Any]:

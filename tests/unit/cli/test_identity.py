@@ -222,6 +222,15 @@ def test_reauthenticate_recognises_what_it_is_given(
     assert_hides(result, SECRET)
 
 
+def test_a_change_that_came_too_late_is_not_said_to_be_under_way(broker: FakeBroker, run: Run) -> None:
+    """It is looked at again, and then asked for with another etag."""
+    broker.answers["RotateIdentityKey"] = errors.GenerationChangedError()
+    result = run("identity", "rotate", "a", "--etag", "1-1", "--request-id", "r1")
+    assert result.exit_code == 1
+    assert "GENERATION_CHANGED" in result.stderr
+    assert "it may be under way" not in result.stderr
+
+
 def test_an_issuers_answer_is_recognised_and_needs_its_source(broker: FakeBroker, run: Run) -> None:
     """What a login answered is no auth.json, and says what is missing."""
     result = run("identity", "reauthenticate", "a", "--from", "-", input=json.dumps({"refresh_token": SECRET}))

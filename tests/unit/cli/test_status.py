@@ -142,6 +142,23 @@ def test_a_watched_status_goes_on_while_the_broker_is_away(
     assert second["error"]["code"] == "UNAVAILABLE"
 
 
+def test_answers_that_follow_each_other_stand_apart(
+    broker: FakeBroker, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no screen is cleared between them."""
+    waits = iter([None, KeyboardInterrupt()])
+
+    def sleep(_: float) -> None:
+        if (following := next(waits)) is not None:
+            raise following
+
+    monkeypatch.setattr("broker.cli.status.time.sleep", sleep)
+    broker.answers["GetStatus"] = admin.GetStatusResponse(status=admin.BrokerStatus(server_version="1"))
+    printed = run("status", "--watch").stdout
+    first, second = printed.split("\n\n")
+    assert first == second.rstrip("\n")
+
+
 def test_each_remedy_names_commands_that_exist() -> None:
     """What the status tells an operator to type can be typed."""
     for remedy in REMEDIES.values():
