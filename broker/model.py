@@ -244,6 +244,10 @@ class RefreshState(StrEnum):
     """Spent or refused: only a new login helps. An access token that still lives goes on being used."""
 
 
+LONGEST_REFRESH_PAUSE_SECONDS: Final = 60.0
+"""How far ahead a `retry_time` is written at most, whatever the issuer asks for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBearer:
     """
@@ -270,6 +274,15 @@ class StoredBearer:
     """Before this no other try is made: the issuer said so, or refused before it processed the last one."""
     reason: str = ""
     """Why `refresh_state` is DEAD, as a word for operators (`refresh_token_reused`); empty otherwise."""
+
+    def pause(self, now: float) -> float:
+        """
+        Return for how many seconds no other try is made, 0 when it may be made now.
+
+        A `retry_time` further ahead than any that is written comes from a clock that was set back since, and is no bar.
+        """
+        left = 0.0 if self.retry_time is None else self.retry_time - now
+        return left if 0 < left < LONGEST_REFRESH_PAUSE_SECONDS + 1 else 0.0  # a second for clocks that are adjusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from broker.errors import (
     StoreDownError,
 )
 from broker.keyring import Keyring, SealContext
-from broker.model import Identity, RefreshState, Secret, StoredBearer
+from broker.model import LONGEST_REFRESH_PAUSE_SECONDS, Identity, RefreshState, Secret, StoredBearer
 from broker.store import Store
 from broker.telemetry import Metrics, logger
 
@@ -41,7 +41,6 @@ T = TypeVar("T")
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 0.5
 _FIRST_PAUSE: Final = 1.0
-_LONGEST_PAUSE: Final = 60.0
 _MOST_TURNS: Final = 3
 _NO_LOGIN: Final = "the identity has no login of its own any more"
 _SETTLING_SECONDS: Final = 1.0
@@ -169,7 +168,9 @@ class LoginExchange:
             self._require_hope(row)
             if was_sent:
                 break
-        raise IssuerDownError(note="what the issuer answered holds no usable access token", retry_after=_LONGEST_PAUSE)
+        raise IssuerDownError(
+            note="what the issuer answered holds no usable access token", retry_after=LONGEST_REFRESH_PAUSE_SECONDS
+        )
 
     # --- by another process -------------------------------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class LoginExchange:
             raise ReauthRequiredError(note=f"the login is dead: {row.reason}")
         if row.sealed_refresh_token is None:
             raise ReauthRequiredError(note="the login has no refresh token")
-        pause = (row.retry_time or 0.0) - self._clock.now()
+        pause = row.pause(self._clock.now())
         if pause > 0:
             raise IssuerDownError(note="the issuer is given time", retry_after=pause)
 
@@ -343,8 +344,9 @@ class LoginExchange:
             case Verdict.NOT_PROCESSED:
                 self._count_probe(held, "released")
                 self._failures += 1
-                pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
+                pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10), LONGEST_REFRESH_PAUSE_SECONDS)
                 pause = max(pause * self._jitter.uniform(0.5, 1.0), failure.retry_after or 0.0)
+                pause = min(pause, LONGEST_REFRESH_PAUSE_SECONDS)
                 retry_time = self._clock.now() + pause
                 row = await self._surely(lambda: self._store.release_refresh(held, retry_time=retry_time))
                 if row is not None:

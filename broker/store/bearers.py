@@ -164,7 +164,7 @@ def _may_be_sent(bearer: StoredBearer, now: float) -> bool:
         bearer.sealed_refresh_token is not None
         and bearer.refresh_state is not RefreshState.DEAD
         and (bearer.lease_expire_time is None or bearer.lease_expire_time <= now)
-        and (bearer.retry_time is None or bearer.retry_time <= now)
+        and bearer.pause(now) == 0
     )
 
 

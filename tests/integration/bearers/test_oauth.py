@@ -272,6 +272,19 @@ async def test_what_was_turned_away_is_sent_again(office: Office, status: int) -
     assert source.standing.trouble is None
 
 
+async def test_a_clock_that_was_set_back_makes_no_pause_longer(office: Office) -> None:
+    """The end of a pause that was written by a clock an hour ahead is no reason to wait that hour."""
+    office.fault(Action.STATUS, status=503, retry_after="20")
+    identity = await office.login()
+    source = office.source(identity)
+    old = source.current()
+    with pytest.raises(IssuerDownError):
+        await source.refresh(beyond=old)
+    office.shop.clock.wall -= 3600
+    office.shop.clock.steady += 61
+    assert (await source.refresh(beyond=old)).token != (old and old.token)
+
+
 async def test_who_cannot_be_reached_is_asked_again(office: Office) -> None:
     """Without a connection nothing was processed: the token is as good as before, and the next pauses grow."""
     identity = await office.login()
