@@ -291,6 +291,17 @@ async def test_orders_that_do_not_fit(tmp_path: Path, fields: dict[str, Any], re
         assert list(emulator.backend.ledger.entries()) == []
 
 
+async def test_a_source_that_takes_logins_is_none_to_be_read(tmp_path: Path) -> None:
+    """Whoever names it as one is told what it is, not that it is not there."""
+    sources = {"chatgpt": {"type": "oauth"}}
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator, bearer_sources=sources) as broker:
+        refusal = await refused(create(broker, bearer_source="chatgpt"))
+        assert refusal.violations["bearer_source"].startswith("is of type oauth")
+        refusal = await refused(create(broker, bearer_source="nowhere"))
+        assert refusal.violations["bearer_source"].startswith("is not configured")
+        assert await stored(broker) is None
+
+
 @pytest.mark.parametrize("field", ["account_id", "user_id"])
 async def test_what_the_bearer_contradicts(tmp_path: Path, field: str) -> None:
     """An account or user that the bearer does not name is a mismatch, and nothing is kept."""
