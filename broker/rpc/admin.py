@@ -1,7 +1,7 @@
 """The operators' service: unpacks, asks, packs, and records who changed what."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 from credentialbroker.v1 import broker_admin_pb2 as pb2
@@ -162,21 +162,22 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
             raise errors.FieldInvalidError(
                 violations={"update_mask": f"is required and names only {', '.join(_CHANGEABLE)}"}
             )
-        identity = await self._named(request.identity.name, request.etag or request.identity.etag)
-        wanted = request.identity
+        wanted, etag = request.identity, request.etag or request.identity.etag
+        identity = await self._named(wanted.name, etag)
         self._record("update_identity", identity.name, request.comment, fields=",".join(sorted(mask)))
-        expire_time = identity.expire_time
-        if "expire_time" in mask:
-            expire_time = _optional_time(wanted, "expire_time", self._clock.now())
-        changed = await self._enroller.update(
-            identity,
-            bearer_source=(wanted.bearer_source or None) if "bearer_source" in mask else identity.bearer_source,
-            assertions_enabled=wanted.assertions_enabled
-            if "assertions_enabled" in mask
-            else identity.assertions_enabled,
-            expire_time=expire_time,
-        )
-        return pb2.UpdateIdentityResponse(identity=self._pack(changed))
+        expire_time = _optional_time(wanted, "expire_time", self._clock.now()) if "expire_time" in mask else None
+
+        def update(identity: Identity) -> Awaitable[Identity]:
+            return self._enroller.update(
+                identity,
+                bearer_source=(wanted.bearer_source or None) if "bearer_source" in mask else identity.bearer_source,
+                assertions_enabled=wanted.assertions_enabled
+                if "assertions_enabled" in mask
+                else identity.assertions_enabled,
+                expire_time=expire_time if "expire_time" in mask else identity.expire_time,
+            )
+
+        return pb2.UpdateIdentityResponse(identity=self._pack(await self._change(identity, etag, update)))
 
     async def DisableIdentity(
         self, request: pb2.DisableIdentityRequest, context: Context
@@ -184,13 +185,15 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
         """Stop an identity."""
         identity = await self._named(request.name, request.etag)
         self._record("disable_identity", identity.name, request.comment)
-        return pb2.DisableIdentityResponse(identity=self._pack(await self._enroller.disable(identity)))
+        disabled = await self._change(identity, request.etag, self._enroller.disable)
+        return pb2.DisableIdentityResponse(identity=self._pack(disabled))
 
     async def EnableIdentity(self, request: pb2.EnableIdentityRequest, context: Context) -> pb2.EnableIdentityResponse:
         """Let a disabled identity serve again."""
         identity = await self._named(request.name, request.etag)
         self._record("enable_identity", identity.name, request.comment)
-        return pb2.EnableIdentityResponse(identity=self._pack(await self._enroller.enable(identity)))
+        enabled = await self._change(identity, request.etag, self._enroller.enable)
+        return pb2.EnableIdentityResponse(identity=self._pack(enabled))
 
     async def DeleteIdentity(self, request: pb2.DeleteIdentityRequest, context: Context) -> pb2.DeleteIdentityResponse:
         """Erase an identity's secrets."""
@@ -199,7 +202,8 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
             return pb2.DeleteIdentityResponse(identity=self._pack(known.identity))
         identity = await self._named(request.name, request.etag)
         self._record("delete_identity", identity.name, request.comment)
-        return pb2.DeleteIdentityResponse(identity=self._pack(await self._enroller.delete(identity)))
+        deleted = await self._change(identity, request.etag, self._enroller.delete)
+        return pb2.DeleteIdentityResponse(identity=self._pack(deleted))
 
     # --- keys and logins ----------------------------------------------------------------------------------------------
 
@@ -348,6 +352,25 @@ class BrokerAdminServicer(broker_admin_pb2_grpc.BrokerAdminServicer):
             comment=fields.comment(comment) or None,
             **more,
         )
+
+    async def _change(
+        self, identity: Identity, etag: str, change: Callable[[Identity], Awaitable[Identity]]
+    ) -> Identity:
+        """
+        Change an identity; where no etag binds it to what was read, once more when another write came between.
+
+        Raises:
+            GenerationChangedError: it changed again, or from what the etag names.
+        """
+        try:
+            return await change(identity)
+        except errors.GenerationChangedError:
+            if etag:
+                raise
+        current = await self._named(identity.name)
+        if current.id != identity.id:
+            raise errors.GenerationChangedError  # it was deleted, and another has its name
+        return await change(current)
 
     async def _named(self, name: str, etag: str = "") -> Identity:
         identity = await self._store.identity_named(fields.identity_name(name))

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -14,9 +14,12 @@ from broker.emulator import EmulatorServer
 from broker.emulator.accounts import Account
 from broker.emulator.faults import Action, FaultRule
 from broker.emulator.routing import Operation
+from broker.errors import GenerationChangedError
 from broker.model import Identity, IdentityName, IdentityState
+from broker.store import Store
 from tests.support.assertions import assertion_of
 from tests.support.brokers import Broker, eventually, refused, running_broker, running_emulator
+from tests.support.stores import FaultyStore
 
 AGENT, BEARER = admin_pb2.IDENTITY_MODE_AGENT, admin_pb2.IDENTITY_MODE_BEARER
 
@@ -229,6 +232,36 @@ async def test_disabled_while_registering(tmp_path: Path) -> None:
         answer = await broker.authorize(thread_id="thread-1")
         assert assertion_of(answer).is_signed_by(enabled.public_key)
         assert (await broker.sees(answer)).status_code == 200
+
+
+async def test_a_change_that_another_write_came_before_is_made_once_more(tmp_path: Path) -> None:
+    """An operator who named no etag need not repeat it; one who did is told, and so is whoever loses twice."""
+    stores: list[FaultyStore] = []
+
+    def wrap(store: Store) -> Store:
+        stores.append(FaultyStore(store))
+        return cast("Store", stores[-1])
+
+    async with running_emulator() as emulator, running_broker(tmp_path, emulator, wrap_store=wrap) as broker:
+        identity = await broker.create_agent()
+        (store,) = stores
+        store.fail("write_identity", GenerationChangedError())
+        disabled = (await broker.admin.DisableIdentity(admin_pb2.DisableIdentityRequest(name="agent"))).identity
+        assert disabled.state == admin_pb2.IDENTITY_STATE_DISABLED
+        store.fail("write_identity", GenerationChangedError())
+        request = admin_pb2.EnableIdentityRequest(name="agent", etag=disabled.etag)
+        assert (await refused(broker.admin.EnableIdentity(request))).reason == "GENERATION_CHANGED"
+        store.fail("write_identity", GenerationChangedError(), times=2)
+        twice = admin_pb2.EnableIdentityRequest(name="agent")
+        assert (await refused(broker.admin.EnableIdentity(twice))).reason == "GENERATION_CHANGED"
+        store.fail("write_identity", GenerationChangedError())
+        change = admin_pb2.UpdateIdentityRequest(identity=admin_pb2.Identity(name="agent", assertions_enabled=False))
+        change.update_mask.paths.append("assertions_enabled")
+        updated = (await broker.admin.UpdateIdentity(change)).identity
+        assert (updated.assertions_enabled, updated.generation) == (False, identity.generation + 1)
+        store.fail("write_identity", GenerationChangedError())
+        deleted = (await broker.admin.DeleteIdentity(admin_pb2.DeleteIdentityRequest(name="agent"))).identity
+        assert deleted.state == admin_pb2.IDENTITY_STATE_DELETED
 
 
 async def test_changed_while_registering(tmp_path: Path) -> None:

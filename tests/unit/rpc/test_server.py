@@ -19,7 +19,7 @@ def test_the_channel_arguments_are_those_that_were_chosen() -> None:
         "grpc.max_metadata_size": 8 * 1024,
         "grpc.absolute_max_metadata_size": 16 * 1024,
         "grpc.max_connection_age_ms": 300_000,
-        "grpc.max_connection_age_grace_ms": 30_000,
+        "grpc.max_connection_age_grace_ms": 240_000,
         "grpc.max_connection_idle_ms": 300_000,
         "grpc.keepalive_time_ms": 60_000,
         "grpc.keepalive_timeout_ms": 20_000,
