@@ -12,9 +12,9 @@ until its successor is there.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from broker import assertion, errors
 from broker.backend_api import BackendApi, TaskAnswer
@@ -56,6 +56,7 @@ _LONGEST_POLL: Final = 0.5
 _SHORTEST_LIFE: Final = 0.9
 """The share of a task's life that the one which ends first has: tasks that began together end apart."""
 
+Obtained = TypeVar("Obtained")
 RefusalListener = Callable[[IdentityView, OutboundFailure], None]
 
 
@@ -401,7 +402,9 @@ class Registrar:
                 if not clock_corrected and abs(api.clock_offset - offset) > DEAD_BAND:
                     clock_corrected = True
                     continue
-                fresh = None if bearer_refreshed or bearer is None else await fresher_bearer(view, bearer, failure)
+                fresh = None
+                if not bearer_refreshed and bearer is not None:
+                    fresh = await self._had_by(deadline, fresher_bearer(view, bearer, failure))
                 if fresh is None:
                     raise
                 bearer, bearer_refreshed = fresh, True
@@ -409,12 +412,16 @@ class Registrar:
                 return replace(answer, answer_lost=answer_lost or answer.answer_lost)
 
     async def _bearer_for_biscuit(self, view: IdentityView, deadline: float) -> Bearer | None:
-        """Return the account's bearer where registrations carry a biscuit; its source has until the deadline."""
+        """Return the account's bearer where registrations carry a biscuit."""
         if view.backend.profile.task_auth is not TaskAuth.BISCUIT:
             return None
+        return await self._had_by(deadline, live_bearer(view, self._clock))
+
+    async def _had_by(self, deadline: float, bearer: Awaitable[Obtained]) -> Obtained:
+        """Wait for a source no longer than the claim and the turn at the backend may be held."""
         try:
             async with asyncio.timeout(deadline - self._clock.monotonic()):
-                return await live_bearer(view, self._clock)
+                return await bearer
         except TimeoutError:
             raise errors.IssuerDownError(retry_after=1.0) from None
 

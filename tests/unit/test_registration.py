@@ -14,8 +14,10 @@ from nacl.signing import VerifyKey
 
 from broker import errors, registration
 from broker.backend_api import TaskAnswer
+from broker.bearer import Bearer
+from broker.bearer.static import StaticSource
 from broker.errors import BrokerError
-from broker.model import IdentityState, Task, TaskKind, TaskState, ThreadId
+from broker.model import IdentityState, Secret, Task, TaskKind, TaskState, ThreadId
 from broker.outbound import FailureKind, OutboundFailure
 from broker.policy import TaskFact
 from broker.registration import Registrar
@@ -609,3 +611,28 @@ async def test_the_store_away_after_the_success_loses_nothing(shop: Workshop) ->
     shop.store.fail("task")
     assert (await ensure(shop, view)).effective_state is TaskState.ACTIVE
     assert upstream_id(shop, view) == "task-1"
+
+
+class NeverFresher(StaticSource):
+    """A source that has a token and whose refresh does not come back."""
+
+    async def refresh(self, *, beyond: Bearer | None = None) -> Bearer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_source_that_hangs_holds_a_claim_no_longer_than_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused biscuit has the bearer refreshed; when that does not come back, the claim and the turn are given back."""
+    monkeypatch.setattr(registration, "_LEASE_MARGIN", LEASE)
+    async with workshop(tmp_path, profile="codex-2026-04") as shop:
+        view = await shop.agent()
+        shop.api.tasks.append(failure(FailureKind.REFUSED, status=401))
+        token = NeverFresher(Bearer(Secret("token"), None), shop.clock)
+        async with asyncio.timeout(10):
+            assert (await outcome(shop, replace(view, bearers=token))).reason == "ISSUER_DOWN"
+        task = await shop.store.task(view.identity.id, ONE)
+        assert task is not None
+        assert task.upstream is not None
+        assert task.upstream.lease_expire_time is None
