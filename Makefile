@@ -47,7 +47,7 @@ generate: $(SETUP) ## make the stubs and the generated pages from their sources
 	@$(RUN)python docs/build_configuration.py
 
 .PHONY: bench
-bench: $(SETUP) ## measure the warm path against a bare echo, calls in flight, start-up (some minutes)
+bench: $(SETUP) ## measure the warm path against a bare echo, calls in flight, start-up (about five minutes)
 	@$(RUN)python -m tests.bench all $(ARGS)
 
 .PHONY: chaos
