@@ -125,8 +125,7 @@ class AgentRegistrar:
             raise errors.RegistrationInProgressError(retry_after=1.0)
         error = job.result()
         if error is not None:
-            # A fresh one for each who waited: a shared exception would gather all their tracebacks.
-            raise type(error)(metadata=error.metadata, retry_after=error.retry_after, note=error.note) from error
+            raise error.again() from error
         return self._snapshots.view(view.identity.id) or view
 
     def resume(self) -> None:

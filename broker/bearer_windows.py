@@ -54,8 +54,7 @@ class BearerWindows:
         if not refresh.done():
             return errors.IssuerDownError(retry_after=1.0)
         error = refresh.result()
-        # A fresh one for each who waited: a shared exception would gather all their tracebacks.
-        return error and type(error)(metadata=error.metadata, retry_after=error.retry_after, note=error.note)
+        return error and error.again()
 
     async def freshen(self, source: BearerSource, *, wanted: float, longest: float, wait_until: float) -> bool:
         """

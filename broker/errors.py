@@ -7,7 +7,7 @@ log through `raise ... from`.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class BrokerError(Exception):
@@ -37,6 +37,12 @@ class BrokerError(Exception):
         self.violations = dict(violations or {})
         self.retry_after = retry_after
         self.note = note
+
+    def again(self) -> Self:
+        """Return an equal one, for each who waited for the same job: a shared one would gather all their tracebacks."""
+        return type(self)(
+            metadata=self.metadata, violations=self.violations, retry_after=self.retry_after, note=self.note
+        )
 
     def __str__(self) -> str:
         wrong = "".join(f"; {name}: {problem}" for name, problem in self.violations.items())

@@ -128,13 +128,7 @@ class Reauthenticator:
             raise errors.IssuerDownError(retry_after=1.0)
         outcome = job.result()
         if isinstance(outcome, BrokerError):
-            # A fresh one for each who waited: a shared exception would gather all their tracebacks.
-            raise type(outcome)(
-                metadata=outcome.metadata,
-                violations=outcome.violations,
-                retry_after=outcome.retry_after,
-                note=outcome.note,
-            ) from outcome
+            raise outcome.again() from outcome
         return outcome
 
     async def _run(

@@ -177,10 +177,7 @@ class Registrar:
             raise errors.RegistrationInProgressError(retry_after=1.0)
         outcome = job.result()
         if isinstance(outcome, BrokerError):
-            # A fresh one for each who waited: a shared exception would gather all their tracebacks.
-            raise type(outcome)(
-                metadata=outcome.metadata, retry_after=outcome.retry_after, note=outcome.note
-            ) from outcome
+            raise outcome.again() from outcome
         return outcome
 
     def trouble(self, view: IdentityView, thread_id: ThreadId | None) -> Trouble | None:

@@ -538,8 +538,7 @@ class Snapshots:
             raise StoreDownError(retry_after=1.0)
         error = load.exception()
         if isinstance(error, BrokerError):
-            # A fresh one for each who waited: a shared exception would gather all their tracebacks.
-            raise type(error)(retry_after=error.retry_after, note=error.note) from error
+            raise error.again() from error
         if error is not None:
             raise error
         return self.task(identity, thread_id)
