@@ -65,7 +65,7 @@ def generated(generator: ModuleType, folder: Path) -> dict[str, bytes]:
     """Generate the Python stubs below `folder` and return them."""
     target = folder / "fresh"
     target.mkdir()
-    generator.generate_python(target)
+    generator.LANGUAGES["python"].generate(target)
     files: dict[str, bytes] = generator.read_generated(generator.LANGUAGES["python"], target)
     return files
 
