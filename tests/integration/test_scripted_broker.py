@@ -19,22 +19,26 @@ Stub = "credential_broker_pb2_grpc.CredentialBrokerAsyncStub"
 
 @pytest.fixture
 async def scripted() -> AsyncIterator[ScriptedBroker]:
+    """Run a scripted broker."""
     async with ScriptedBroker() as broker:
         yield broker
 
 
 @pytest.fixture
 async def callers(scripted: ScriptedBroker) -> AsyncIterator[Stub]:
+    """Open a channel to it that tries nothing again."""
     async with guarded_channel(scripted.address, {"grpc.enable_retries": 0}) as channel:
         yield credential_broker_pb2_grpc.CredentialBrokerStub(channel)
 
 
 async def ask(callers: Stub, thread: str = "t1", timeout: float = 5.0) -> pb2.Authorization:
+    """Ask for one authorization."""
     request = pb2.GetAuthorizationRequest(scope="inference", thread_id=thread)
     return (await callers.GetAuthorization(request, timeout=timeout)).authorization
 
 
 async def test_answers_come_in_order_and_the_last_goes_on(scripted: ScriptedBroker, callers: Stub) -> None:
+    """What is told is answered call by call, and each call is written down."""
     scripted.script([{"revision": "a"}, {"revision": "b", "lifetime": 8, "skew": 86400 * 9, "kind": 77}])
     assert (await ask(callers)).revision == "a"
     second = await ask(callers)
@@ -49,6 +53,7 @@ async def test_answers_come_in_order_and_the_last_goes_on(scripted: ScriptedBrok
 
 
 async def test_every_reason_is_on_the_wire_as_the_broker_sends_it(scripted: ScriptedBroker, callers: Stub) -> None:
+    """Errors go through the table of the real one."""
     for outcome, code in CODES.items():
         scripted.script([{"error": outcome.reason, "metadata": {"scope": "inference"}}])
         refusal = await refused(ask(callers))
@@ -56,6 +61,7 @@ async def test_every_reason_is_on_the_wire_as_the_broker_sends_it(scripted: Scri
 
 
 async def test_a_runtime_s_own_error_has_no_reason(scripted: ScriptedBroker, callers: Stub) -> None:
+    """A bare status carries nothing of the broker, and a word from the future is carried as it is."""
     scripted.script([{"status": "UNKNOWN"}, {"status": "ABORTED", "reason_text": "FROM_THE_FUTURE"}], thread="t2")
     with pytest.raises(grpc.aio.AioRpcError) as bare:
         await ask(callers, "t2")
@@ -67,6 +73,7 @@ async def test_a_runtime_s_own_error_has_no_reason(scripted: ScriptedBroker, cal
 
 
 async def test_what_was_cancelled_is_known(scripted: ScriptedBroker, callers: Stub) -> None:
+    """A call that its caller gave up ends so."""
     scripted.script([{"hang": True}])
     call = asyncio.create_task(ask(callers))
     await eventually(lambda: scripted.calls("GetAuthorization") == 1)
@@ -75,6 +82,7 @@ async def test_what_was_cancelled_is_known(scripted: ScriptedBroker, callers: St
 
 
 async def test_streams_carry_what_is_pushed(scripted: ScriptedBroker, callers: Stub) -> None:
+    """Each kind of event can be sent, also one that nobody knows."""
     scripted.script_streams([{"heartbeat": 0}])
     async with watching(callers) as watcher:
         await watcher.subscribe("s1")
@@ -95,6 +103,7 @@ async def test_streams_carry_what_is_pushed(scripted: ScriptedBroker, callers: S
 
 
 async def test_a_value_that_is_held_is_not_sent_again(scripted: ScriptedBroker, callers: Stub) -> None:
+    """Who holds what is current gets heartbeats only."""
     held = await ask(callers)
     async with watching(callers) as watcher:
         await watcher.subscribe("s1", known_revision=held.revision)
@@ -105,6 +114,7 @@ async def test_a_value_that_is_held_is_not_sent_again(scripted: ScriptedBroker, 
 
 
 async def test_a_stream_ends_as_its_script_says(scripted: ScriptedBroker, callers: Stub) -> None:
+    """A stream ends with an error or well."""
     scripted.script_streams([{"end_after": 0, "error": "WATCHER_TOO_SLOW"}, {"end_after": 0}])
     async with watching(callers) as watcher:
         assert (await refused(watcher.event())).reason == "WATCHER_TOO_SLOW"
@@ -113,6 +123,7 @@ async def test_a_stream_ends_as_its_script_says(scripted: ScriptedBroker, caller
 
 
 async def test_the_gate_counts_and_cuts_connections(scripted: ScriptedBroker, callers: Stub) -> None:
+    """Connections are counted, reset, and taken without an answer."""
     await ask(callers)
     assert (scripted.gate.connections, len(scripted.gate.attempts)) == (1, 1)
     scripted.gate.turn("refuse", cut=True)
@@ -130,11 +141,13 @@ async def test_the_gate_counts_and_cuts_connections(scripted: ScriptedBroker, ca
 
 
 def test_a_word_that_is_no_word_is_refused() -> None:
+    """A mistake in a case is told."""
     with pytest.raises(ValueError, match="lifetme"):
         ScriptedBroker().script([{"lifetme": 3}])
 
 
 async def test_a_watcher_that_leaves_is_noticed(scripted: ScriptedBroker, callers: Stub) -> None:
+    """A stream whose reader is gone has ended."""
     async with watching(callers) as watcher:
         assert isinstance(watcher, Watcher)
         await watcher.subscribe("s1")
