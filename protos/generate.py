@@ -20,10 +20,16 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from generators import python
+from generators import go, java, python, rust, typescript
 from generators.tools import Language
 
-LANGUAGES: Final = {"python": python.LANGUAGE}
+LANGUAGES: Final = {
+    "go": go.LANGUAGE,
+    "java": java.LANGUAGE,
+    "python": python.LANGUAGE,
+    "rust": rust.LANGUAGE,
+    "typescript": typescript.LANGUAGE,
+}
 
 
 def read_generated(language: Language, folder: Path) -> dict[str, bytes]:
