@@ -1,0 +1,293 @@
+package credentialbroker
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
+)
+
+// Client asks the broker and keeps what it answers. It is made once for a process, with [New], and may be used from any
+// number of goroutines.
+type Client struct {
+	settings settings
+	clock    clock
+	channel  *grpc.ClientConn
+	broker   pb.CredentialBrokerClient
+	cache    cache
+	flights  *flights
+	watcher  watcher
+	presence presence
+
+	cancel   context.CancelFunc
+	closed   atomic.Bool
+	watching sync.Once
+	finished chan struct{}
+}
+
+// New makes a client of the broker that the options name, or else the environment. It does no I/O but reading the TLS
+// files. An error says which option, variable or file is wrong.
+func New(options ...Option) (*Client, error) {
+	settings, err := readSettings(options, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	channel, err := openChannel(settings)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &Client{
+		settings: settings,
+		clock:    clock{time.Now()},
+		channel:  channel,
+		broker:   pb.NewCredentialBrokerClient(channel),
+		flights:  newFlights(ctx),
+		cancel:   cancel,
+		finished: make(chan struct{}),
+	}
+	c.presence = presence{logger: settings.logger, holds: c.cache.holds}
+	c.watcher = watcher{broker: c.broker, clock: c.clock, silence: settings.silence, cache: &c.cache, presence: &c.presence}
+	c.cache = cache{
+		clock:    c.clock,
+		size:     settings.cacheSize,
+		idle:     settings.idle,
+		watching: c.watcher.up.Load,
+		kept:     func(e *entry) { c.watch(ctx, e) },
+		dropped:  c.watcher.unsubscribe,
+		refresh:  c.refresh,
+		byID:     map[string]*entry{},
+	}
+	return c, nil
+}
+
+// Authorization returns the headers for a call, from memory where it holds them. Else it asks the broker, once for all
+// who need the same, until ctx ends and no longer than [WithTimeout] says.
+//
+// The error is an [*Error] where the broker refused or could not be reached in time, the context's where it was
+// cancelled, or [ErrClosed].
+func (c *Client) Authorization(ctx context.Context, request Request) (*Authorization, error) {
+	a := ask{key: c.keyOf(request), minValidity: max(0, request.MinValidity)}
+	if request.TargetURL != "" {
+		a.target = request.TargetURL
+		if origin, err := parseOrigin(request.TargetURL); err == nil {
+			a.target = origin.String()
+		} // else the broker says what is wrong with it
+	}
+	return c.authorization(ctx, a)
+}
+
+func (c *Client) keyOf(request Request) key {
+	if request.Identity == "" {
+		request.Identity = c.settings.identity
+	}
+	return key{request.Identity, request.Scope, request.Thread}
+}
+
+func (c *Client) authorization(ctx context.Context, a ask) (*Authorization, error) {
+	if c.closed.Load() {
+		return nil, ErrClosed
+	}
+	if e := c.cache.find(a.key); e != nil {
+		now := c.clock.now()
+		if held := e.give(a, now); held != nil {
+			if now >= held.lifetime.due && e.wants(held, now, c.watcher.up.Load()) {
+				c.refresh(e)
+			}
+			return held, nil
+		}
+		if a.target != "" && e.allows(a.target) {
+			a.target = ""
+		}
+	}
+	held := func() *Authorization {
+		if e := c.cache.find(a.key); e != nil {
+			return e.give(a, c.clock.now())
+		}
+		return nil
+	}
+	return c.flights.do(ctx, a, held, func(ctx context.Context) (*Authorization, error) { return c.get(ctx, a) })
+}
+
+// refresh asks for a new value of an entry in the background.
+func (c *Client) refresh(e *entry) {
+	a := ask{key: e.key}
+	needed := func() bool { return e.claim(c.clock.now(), c.watcher.up.Load()) }
+	c.flights.start(a, needed, func(ctx context.Context) (*Authorization, error) { return c.get(ctx, a) })
+}
+
+// get calls GetAuthorization and keeps the answer.
+func (c *Client) get(ctx context.Context, a ask) (*Authorization, error) {
+	request := &pb.GetAuthorizationRequest{
+		Scope: a.key.scope, ThreadId: a.key.thread, Identity: a.key.identity, TargetUrl: a.target,
+	}
+	if a.minValidity > 0 {
+		request.MinValidity = durationpb.New(a.minValidity)
+	}
+	return c.fetch(ctx, a, func(ctx context.Context) (*pb.Authorization, error) {
+		answer, err := c.broker.GetAuthorization(ctx, request)
+		return answer.GetAuthorization(), err
+	})
+}
+
+// ReportRejected tells the broker that the backend answered 401 to an authorization, and returns a better one, which
+// takes its place for everybody. Where the client holds another revision already, that is returned without a call.
+//
+// Detail is what the backend said, for the broker's audit record; at most 256 bytes of it are sent. It must hold no
+// header's value.
+func (c *Client) ReportRejected(ctx context.Context, rejected *Authorization, detail string) (*Authorization, error) {
+	if c.closed.Load() {
+		return nil, ErrClosed
+	}
+	a := ask{key: rejected.key, rejected: rejected.Revision}
+	better := func() *Authorization {
+		if e := c.cache.find(a.key); e != nil {
+			held := e.give(ask{key: a.key}, c.clock.now())
+			if held != nil && held.Revision != a.rejected {
+				return held
+			}
+		}
+		return nil
+	}
+	request := &pb.ReportRejectedRequest{
+		Scope: a.key.scope, ThreadId: a.key.thread, Revision: a.rejected,
+		HttpStatus: http.StatusUnauthorized, Detail: strings.ToValidUTF8(detail[:min(len(detail), 256)], ""),
+	}
+	return c.flights.do(ctx, a, better, func(ctx context.Context) (*Authorization, error) {
+		return c.fetch(ctx, a, func(ctx context.Context) (*pb.Authorization, error) {
+			answer, err := c.broker.ReportRejected(ctx, request)
+			return answer.GetAuthorization(), err
+		})
+	})
+}
+
+// fetch makes one call to the broker, and notes what comes of it.
+func (c *Client) fetch(ctx context.Context, a ask, call func(context.Context) (*pb.Authorization, error)) (*Authorization, error) {
+	since := c.cache.changeCount()
+	var answer *pb.Authorization
+	err := c.call(ctx, func(ctx context.Context) (err error) {
+		answer, err = call(ctx)
+		return err
+	})
+	if err != nil {
+		c.cache.failed(a, err, since)
+		return nil, err
+	}
+	authorization := newAuthorization(a.key, answer, c.clock, c.clock.now())
+	c.cache.keep(authorization, a, since)
+	return authorization, nil
+}
+
+// call makes one call, within the client's own time.
+func (c *Client) call(ctx context.Context, call func(context.Context) error) *Error {
+	ctx, cancel := context.WithTimeout(ctx, c.settings.timeout)
+	defer cancel()
+	err := call(ctx)
+	if err == nil {
+		c.presence.answered()
+		return nil
+	}
+	typed := errorOf(err)
+	if typed.Code != codes.Canceled { // it was not needed any longer, which says nothing of the broker
+		c.presence.failed(typed)
+	}
+	return typed
+}
+
+// RegisterTask makes sure that a thread has a live task, so that later calls need not wait for one. An empty thread means
+// the background work of the identity, an empty identity that of [WithIdentity]. Nobody has to call it.
+func (c *Client) RegisterTask(ctx context.Context, thread, identity string) (*pb.Task, error) {
+	request := &pb.RegisterTaskRequest{
+		Identity: c.keyOf(Request{Identity: identity}).identity,
+		Target:   &pb.RegisterTaskRequest_ThreadId{ThreadId: thread},
+	}
+	if thread == "" {
+		request.Target = &pb.RegisterTaskRequest_Kind{Kind: pb.TaskKind_TASK_KIND_BACKGROUND}
+	}
+	var answer *pb.RegisterTaskResponse
+	err := c.callFor(ctx, func(ctx context.Context) (err error) {
+		answer, err = c.broker.RegisterTask(ctx, request)
+		return err
+	})
+	return answer.GetTask(), err
+}
+
+// EndTask ends the task of a thread; the broker refuses authorizations for it from then on. An empty identity means that
+// of [WithIdentity].
+func (c *Client) EndTask(ctx context.Context, thread, identity string) (*pb.Task, error) {
+	request := &pb.EndTaskRequest{ThreadId: thread, Identity: c.keyOf(Request{Identity: identity}).identity}
+	var answer *pb.EndTaskResponse
+	err := c.callFor(ctx, func(ctx context.Context) (err error) {
+		answer, err = c.broker.EndTask(ctx, request)
+		return err
+	})
+	return answer.GetTask(), err
+}
+
+// callFor makes a call that one user alone waits for.
+func (c *Client) callFor(ctx context.Context, call func(context.Context) error) error {
+	if c.closed.Load() {
+		return ErrClosed
+	}
+	err := c.call(ctx, call)
+	switch {
+	case err == nil:
+		return nil
+	case c.closed.Load():
+		return ErrClosed
+	case ctx.Err() != nil:
+		return errorOfContext(ctx)
+	default:
+		return err
+	}
+}
+
+// watch sees to an entry that was just kept: the stream, which the first one opens, brings its next values.
+func (c *Client) watch(ctx context.Context, e *entry) {
+	if !c.settings.watch {
+		return
+	}
+	c.watching.Do(func() { c.flights.work.Go(func() { c.watcher.run(ctx) }) })
+	c.watcher.subscribe(e, e.held.Load().Revision)
+}
+
+// State is how a client is doing.
+type State struct {
+	// Watching says whether the stream to the broker is up.
+	Watching bool
+	// Held counts the authorizations that may be given from memory now; FirstEndIn is how long the first of them lasts.
+	Held       int
+	FirstEndIn time.Duration
+	// LastError is the last failure of a call or of the stream, also when all is well again; nil when there was none.
+	LastError error
+}
+
+// State says how the client is doing. It asks nobody.
+func (c *Client) State() State {
+	held, firstEnd := c.cache.holds()
+	return State{Watching: c.watcher.up.Load(), Held: held, FirstEndIn: firstEnd, LastError: c.presence.lastError()}
+}
+
+// Close ends the stream, the connections and what is under way; whoever waits gets [ErrClosed]. Nothing of the client is
+// left when it returns. Closing twice is fine.
+func (c *Client) Close() error {
+	if c.closed.Swap(true) {
+		<-c.finished
+		return nil
+	}
+	c.cancel()
+	c.cache.close()
+	err := c.channel.Close()
+	c.flights.close()
+	close(c.finished)
+	return err
+}

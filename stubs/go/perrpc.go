@@ -1,0 +1,35 @@
+package credentialbroker
+
+import (
+	"context"
+
+	"google.golang.org/grpc/credentials"
+)
+
+// perRPC attaches an authorization to gRPC calls.
+type perRPC struct {
+	client  *Client
+	request Request
+}
+
+// PerRPCCredentials returns credentials for [google.golang.org/grpc.WithPerRPCCredentials]: each call carries the headers
+// as metadata, on connections with TLS only. The request says which; [WithThread] names the thread of a call.
+func (c *Client) PerRPCCredentials(request Request) credentials.PerRPCCredentials {
+	return perRPC{client: c, request: request}
+}
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (p perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	authorization, err := p.client.Authorization(ctx, p.request.in(ctx))
+	if err != nil {
+		return nil, err
+	}
+	metadata := map[string]string{}
+	for name, value := range authorization.Headers() {
+		metadata[name] = value
+	}
+	return metadata, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (p perRPC) RequireTransportSecurity() bool { return true }

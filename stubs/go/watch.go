@@ -1,0 +1,234 @@
+package credentialbroker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
+)
+
+const (
+	// Streams that end, and refreshes that fail, are tried again after 0.2 s, doubling to 10 s.
+	retryFirst = 200 * time.Millisecond
+	retryMost  = 10 * time.Second
+	// longLived is how long a stream must have lived for the waits to begin anew.
+	longLived = 5 * time.Second
+	// settled is how long a stream must have lived to show that the broker is there, where it has nothing to send.
+	settled = time.Second
+)
+
+var errSilent = status.Error(codes.Unavailable, "the stream was silent for too long")
+
+// watcher keeps the entries of the cache current through one stream at a time.
+type watcher struct {
+	broker   pb.CredentialBrokerClient
+	clock    clock
+	silence  time.Duration
+	cache    *cache
+	presence *presence
+
+	work    sync.WaitGroup
+	up      atomic.Bool // whether the current stream is
+	mu      sync.Mutex  // taken after the cache's
+	current *stream     // the one that subscriptions go to; nil: none is open
+}
+
+// stream is one call of WatchAuthorizations.
+type stream struct {
+	call       pb.CredentialBroker_WatchAuthorizationsClient
+	began      time.Duration
+	cancel     context.CancelCauseFunc
+	closing    chan time.Duration               // holds the wait that the broker asked for, once it said that it will end the stream
+	ended      chan struct{}                    // closed after err was set
+	err        error                            // nil: ended with OK
+	subscribed map[string]struct{}              // by id; guarded by watcher.mu
+	queue      []*pb.WatchAuthorizationsRequest // to be sent; guarded by watcher.mu
+	queued     chan struct{}                    // has one element when there is something in it
+}
+
+// run keeps one stream open until ctx ends. There is a wait before each but the first.
+func (w *watcher) run(ctx context.Context) {
+	defer w.work.Wait()
+	retry := backoff{first: retryFirst, most: retryMost}
+	for {
+		var asked time.Duration
+		s := w.open(ctx)
+		select {
+		case asked = <-s.closing:
+			// The old stream lives on, and ends by itself; should it not, it is ended here.
+			time.AfterFunc(w.silence, func() { s.cancel(errSilent) })
+		case <-s.ended:
+			if s.err != nil && ctx.Err() == nil {
+				err := errorOf(s.err)
+				asked = err.RetryDelay
+				w.presence.failed(err)
+			}
+		}
+		if s.call != nil && w.clock.now()-s.began >= longLived {
+			retry.reset()
+		}
+		if !sleep(ctx, retry.next(asked)) {
+			return
+		}
+	}
+}
+
+// open begins a stream and subscribes it to all entries.
+func (w *watcher) open(ctx context.Context) *stream {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s := &stream{
+		cancel:     cancel,
+		closing:    make(chan time.Duration, 1),
+		ended:      make(chan struct{}),
+		subscribed: map[string]struct{}{},
+		queued:     make(chan struct{}, 1),
+	}
+	silence := time.AfterFunc(w.silence, func() { cancel(errSilent) })
+	call, err := w.broker.WatchAuthorizations(ctx)
+	if err != nil {
+		silence.Stop()
+		cancel(nil)
+		s.err = causeOf(ctx, err)
+		close(s.ended)
+		return s
+	}
+	s.call, s.began = call, w.clock.now()
+	w.mu.Lock()
+	w.current = s
+	w.up.Store(true)
+	w.mu.Unlock()
+	w.cache.each(w.subscribe)
+	w.work.Go(func() { w.send(ctx, s) })
+	w.work.Go(func() {
+		lives := time.AfterFunc(settled, w.presence.answered)
+		s.err = causeOf(ctx, w.receive(s, silence))
+		lives.Stop()
+		silence.Stop()
+		cancel(nil)
+		w.mu.Lock()
+		if w.current == s {
+			w.current = nil
+			w.up.Store(false)
+		}
+		w.mu.Unlock()
+		close(s.ended)
+	})
+	return s
+}
+
+// causeOf names silence where it was what ended a stream.
+func causeOf(ctx context.Context, err error) error {
+	if context.Cause(ctx) == errSilent {
+		return errSilent
+	}
+	return err
+}
+
+// receive does what the broker says until the stream ends. It returns nil where that was with OK.
+func (w *watcher) receive(s *stream, silence *time.Timer) error {
+	for {
+		message, err := s.call.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		silence.Reset(w.silence)
+		w.presence.answered()
+		id := message.GetSubscriptionId()
+		switch event := message.GetEvent().(type) {
+		case *pb.WatchAuthorizationsResponse_Authorization:
+			if w.isCurrent(s) { // what an old stream still brings may be older than what a new one took back
+				w.cache.push(id, event.Authorization)
+			}
+		case *pb.WatchAuthorizationsResponse_Withdrawal:
+			w.cache.withdraw(id, event.Withdrawal.GetReason())
+		case *pb.WatchAuthorizationsResponse_Error:
+			w.presence.failed(errorOfSubscription(event.Error.GetStatus()))
+		case *pb.WatchAuthorizationsResponse_Closing:
+			select {
+			case s.closing <- event.Closing.GetRetryDelay().AsDuration():
+			default:
+			}
+		}
+	}
+}
+
+func (w *watcher) isCurrent(s *stream) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.current == s
+}
+
+// subscribe asks the stream, if one is up, for the values of an entry, unless it did. A revision that is named is not
+// sent again. The cache's lock is held.
+func (w *watcher) subscribe(e *entry, revision string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.current
+	if s == nil {
+		return
+	}
+	if _, done := s.subscribed[e.id]; done {
+		return
+	}
+	s.subscribed[e.id] = struct{}{}
+	s.put(&pb.WatchAuthorizationsRequest{Action: &pb.WatchAuthorizationsRequest_Subscribe{Subscribe: &pb.Subscribe{
+		SubscriptionId: e.id,
+		Scope:          e.key.scope,
+		ThreadId:       e.key.thread,
+		Identity:       e.key.identity,
+		KnownRevision:  revision,
+	}}})
+}
+
+// unsubscribe ends the subscription of an entry that was dropped. The cache's lock is held.
+func (w *watcher) unsubscribe(e *entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.current
+	if s == nil {
+		return
+	}
+	delete(s.subscribed, e.id)
+	s.put(&pb.WatchAuthorizationsRequest{Action: &pb.WatchAuthorizationsRequest_Unsubscribe{
+		Unsubscribe: &pb.Unsubscribe{SubscriptionId: e.id},
+	}})
+}
+
+// put queues a message; watcher.mu is held. Sending may wait for the broker, which nobody who holds a lock may do.
+func (s *stream) put(message *pb.WatchAuthorizationsRequest) {
+	s.queue = append(s.queue, message)
+	select {
+	case s.queued <- struct{}{}:
+	default:
+	}
+}
+
+// send sends what is queued until ctx ends, which it does with the stream.
+func (w *watcher) send(ctx context.Context, s *stream) {
+	for {
+		select {
+		case <-s.queued:
+		case <-ctx.Done():
+			return
+		}
+		w.mu.Lock()
+		messages := s.queue
+		s.queue = nil
+		w.mu.Unlock()
+		for _, message := range messages {
+			if s.call.Send(message) != nil {
+				return // receive learns why
+			}
+		}
+	}
+}
