@@ -32,6 +32,10 @@ class CaseFailedError(Exception):
     """What a case expects is not so; the text says what and why."""
 
 
+class UnsupportedError(Exception):
+    """The language has no such thing; the text names the command."""
+
+
 class CaseRun:
     """
     A run of a case.
@@ -65,11 +69,8 @@ class CaseRun:
         """
         try:
             if self._case.open is not None:
-                identity = {"identity": "$identity"} if "identity" in self._world.variables else {}
-                options = {"address": "$broker", **identity, **self._case.open}
-                if options.get("env"):
-                    options = {"env": True}
-                await self._step({"do": "open", **options})
+                defaults = {"address": "$broker", "identity": "$identity"}
+                await self._step({"do": "open", **defaults, **self._case.open})
             await self._steps(self._case.steps, {})
             if left := sorted(self._running):
                 raise CaseFailedError(f"the case does not join {', '.join(left)}")
@@ -112,7 +113,8 @@ class CaseRun:
                 tables = {name: answer.ok for name, answer in self._answers.items()}
                 came = await self._world.act(action, members, tables)
                 if "save" in step:
-                    self._values[step["save"]] = viewed(step["save"], came)
+                    table = came if isinstance(came, Mapping) else {"value": came}
+                    self._values[step["save"]] = viewed(step["save"], {**table, "time": time.monotonic()})
             case {"expect": expression}:
                 await self._expect(expression)
             case {"until": expression}:
@@ -125,7 +127,7 @@ class CaseRun:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     async def _do(self, command: str, step: Mapping[str, Any]) -> None:
-        members = {name: value for name, value in step.items() if name not in _STEP_WORDS}
+        members = {name: value for name, value in step.items() if name not in _STEP_WORDS and value != ""}
         if command not in _CLIENTLESS:
             members.setdefault("client", "main")
         client = members.get("client", "")
@@ -154,9 +156,14 @@ class CaseRun:
 
     def _keep(self, name: str | None, answer: Answer, fails: Any, what: str) -> None:
         """Check an answer against `fails`, and save it."""
+        if answer.ok is not None and answer.ok.get("unsupported"):
+            raise UnsupportedError(f"{what} is not there in this language")
         if name is not None:
             self._answers[name] = answer
-            self._values[name] = viewed(name, answer.ok) if answer.ok is not None else _Failed(name, answer.error)
+            if answer.ok is None:
+                self._values[name] = _Failed(name, answer.error, answer.time)
+            else:
+                self._values[name] = viewed(name, {**answer.ok, "time": answer.time})
         if fails is not None:
             if answer.error is None:
                 raise CaseFailedError(f"{what} must fail with {fails}, and answered {_short(answer.ok)}")
@@ -228,9 +235,10 @@ class CaseRun:
 class _Failed:
     """A saved answer that is an error: anything that is looked for in it is told so."""
 
-    def __init__(self, name: str, error: Mapping[str, Any] | None) -> None:
+    def __init__(self, name: str, error: Mapping[str, Any] | None, time_: float) -> None:
         self._name = name
         self.error = error or {}
+        self.time = time_
 
     def __getattr__(self, member: str) -> Any:
         if member.startswith("__"):

@@ -17,7 +17,7 @@ LANES: Final = ("counted", "timed", "own", "scripted")
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _CASE_WORDS: Final = frozenset(
     {"name", "group", "behaviour", "catches", "lane", "adapters", "open", "env", "hosts", "brokers", "start", "steps",
-     "connection_age", "timeout", "supplies"}
+     "connection_age", "timeout", "supplies", "alone"}
 )  # fmt: skip
 _REQUIRED: Final = ("name", "behaviour", "catches", "steps")
 COMMANDS: Final = frozenset(
@@ -40,7 +40,7 @@ EVIDENCE: Final = OF_BROKERS | OF_SCRIPTED | _OF_OTHERS
 """Functions that say what the broker, the emulator or a server saw, whatever the client says."""
 _OF_PROCESS: Final = frozenset({"log", "fds", "os_threads", "sockets"})
 """Functions about a driver's process, which a case with them has for itself."""
-_OF_ANSWERS: Final = frozenset({"error", "failed", "took", "header", "secret", "gaps", "variable"})
+_OF_ANSWERS: Final = frozenset({"error", "failed", "took", "header", "secret", "gaps", "variable", "code_of"})
 FUNCTIONS: Final = EVIDENCE | _OF_PROCESS | _OF_ANSWERS
 
 
@@ -55,6 +55,7 @@ class Case:
 
     Attributes:
         open: options of the client `main`; None when none is opened.
+        alone: whether it asks for a driver's process for itself; `has_own_driver` says whether it has one.
         connection_age: to how many seconds the life of a connection is scaled down; None leaves it.
         timeout: seconds in which all of it must be done.
         supplies: the row of the table in docs/clients.md that says which languages' clients do this themselves.
@@ -73,6 +74,7 @@ class Case:
     start: bool = True
     connection_age: float | None = None
     timeout: float = 60.0
+    alone: bool = False
     supplies: str | None = None
     steps: tuple[Mapping[str, Any], ...]
 
@@ -94,10 +96,11 @@ class Case:
         return {*re.findall(r"\$([a-z][a-z0-9_]*)", text), *named}
 
     @property
-    def alone(self) -> bool:
+    def has_own_driver(self) -> bool:
         """Whether it needs a driver's process for itself."""
         return (
-            self.lane == "own"
+            self.alone
+            or self.lane == "own"
             or self.env is not None
             or self.hosts is not None
             or bool(self.functions & _OF_PROCESS)

@@ -36,12 +36,14 @@ class Answer:
         ok: the answer; None for an error.
         error: the error; None for an answer.
         seconds: from command to answer.
+        time: when it came, on the monotonic clock.
     """
 
     id: int
     ok: dict[str, Any] | None
     error: dict[str, Any] | None
     seconds: float
+    time: float
 
     @property
     def is_error(self) -> bool:
@@ -180,7 +182,8 @@ class Driver:
             raise DriverError(f"{members['do']} was not answered within {seconds:.0f} s{self._logged()}") from None
         finally:
             del self._waiting[number]
-        return Answer(number, reply.get("ok"), reply.get("error"), time.monotonic() - began)
+        now = time.monotonic()
+        return Answer(number, reply.get("ok"), reply.get("error"), now - began, now)
 
     async def _read(self) -> None:
         pipe = self._process.stdout

@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.polyglot.languages import ROOT, Command
 from tests.polyglot.suite import processes
-from tests.polyglot.suite.case_run import CaseFailedError, CaseRun
+from tests.polyglot.suite.case_run import CaseFailedError, CaseRun, UnsupportedError
 from tests.polyglot.suite.cases import Case
 from tests.polyglot.suite.driver import Driver, DriverError
 from tests.polyglot.suite.matrix import Matrix, Outcome, Result
@@ -188,9 +188,11 @@ class Lanes:
         outcome, text = Outcome.GREEN, ""
         try:
             async with asyncio.timeout(case.timeout):
-                await self._attempt(case, adapter, place, None if case.alone else shared)
+                await self._attempt(case, adapter, place, None if case.has_own_driver else shared)
         except UnshareMissingError as error:
             outcome, text = Outcome.SKIPPED, str(error)
+        except UnsupportedError as error:
+            outcome, text = Outcome.NONE, str(error)
         except TimeoutError:
             outcome, text = Outcome.RED, f"was not done within {case.timeout:.0f} s"
         except (CaseFailedError, DriverError) as error:

@@ -22,9 +22,11 @@ class Outcome(StrEnum):
     GREEN = "green"
     RED = "red"
     SKIPPED = "skipped"
+    NONE = "none"
+    """The language has no such thing."""
 
 
-_SIGNS: Final = {Outcome.GREEN: "✔", Outcome.RED: "✘", Outcome.SKIPPED: "-"}
+_SIGNS: Final = {Outcome.GREEN: "✔", Outcome.RED: "✘", Outcome.SKIPPED: "-", Outcome.NONE: "○"}
 _NOT_RUN: Final = " "
 _SUPPLIED: Final = "¹"
 
@@ -72,7 +74,9 @@ class Matrix:
     def cell(self, case: str, variant: str) -> Outcome | None:
         """Return what came of a case with all its adapters; None when it was not run."""
         outcomes = {one.outcome for one in self.results if (one.case, one.variant) == (case, variant)}
-        return next((one for one in (Outcome.RED, Outcome.SKIPPED, Outcome.GREEN) if one in outcomes), None)
+        return next(
+            (one for one in (Outcome.RED, Outcome.SKIPPED, Outcome.NONE, Outcome.GREEN) if one in outcomes), None
+        )
 
     def count(self, outcome: Outcome, variant: str | None = None) -> int:
         """Count the results of a kind."""
@@ -122,7 +126,7 @@ class Matrix:
         )
         lines += ["", *totals]
         for one in self.results:
-            if one.outcome is not Outcome.GREEN:
+            if one.outcome in {Outcome.RED, Outcome.SKIPPED}:
                 of = f" ({one.adapter})" if one.adapter else ""
                 lines.append(f"\n{_SIGNS[one.outcome]} {one.case}{of}, {one.variant}, {one.seconds:.1f} s\n{one.text}")
         lines += [f"skipped: {name}: {reason}" for name, reason in self.skipped_languages.items()]
@@ -165,7 +169,7 @@ def page(cases: Sequence[Case], cells: Mapping[tuple[str, str], str], contract: 
         "broker and the emulator, or where those cannot be made to misbehave so, against a scripted broker. What the broker, the",
         "emulator or a server saw decides, not what the client says of itself. [How it works](../tests/polyglot/README.md).",
         "",
-        f"✔ green, ✘ red, - skipped; {_SUPPLIED} the language's gRPC has no such thing, its client does it itself.",
+        f"✔ green, ✘ red, - skipped, ○ the language has no such thing; {_SUPPLIED} the language's gRPC has no such thing, its client does it itself.",
         "",
     ]
     for group in dict.fromkeys(case.group for case in cases):

@@ -20,10 +20,11 @@ from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from broker.emulator import EmulatorServer, EmulatorSettings
 from broker.emulator.accounts import Account, fingerprint
 from broker.emulator.faults import FaultRule
+from broker.rpc.status import CODES
 from tests.polyglot.suite import brokers, processes
 from tests.polyglot.suite.brokers import Broker
 from tests.polyglot.suite.cases import COMMON_ACTIONS, OWN_ACTIONS, SCRIPTED_ACTIONS, Case
-from tests.polyglot.suite.expressions import replaced
+from tests.polyglot.suite.expressions import replaced, viewed
 from tests.support.certificates import Authority
 from tests.support.grpc_echo import GrpcEcho
 from tests.support.http_origin import HttpOrigin
@@ -288,11 +289,11 @@ class World:
         self.variables |= {
             "broker": place.address("a"),
             "port": str(place.port),
-            "unix": place.socket(),
+            "unix": place.socket().removeprefix("unix://"),
             "emulator": place.emulator.url,
         }
         if "b" in place.brokers:
-            self.variables |= {"broker_b": place.address("b"), "unix_b": place.socket("b")}
+            self.variables |= {"broker_b": place.address("b"), "unix_b": place.socket("b").removeprefix("unix://")}
         for name, mutual in (("tls_broker", False), ("mtls_broker", True)):
             if name in wanted:
                 self.variables[name] = await place.tls_address(mutual=mutual)
@@ -335,21 +336,26 @@ class World:
 
     async def _make_servers(self, wanted: set[str]) -> None:
         emulator = "" if self._place is None else self._place.emulator.url
-        if "origin" in wanted:
+        if wanted & {"origin", "origin_port"}:
             port = 0
             if self._place is not None:
                 port = await self._place.origin_ports.get()
                 self._exits.callback(self._place.origin_ports.put_nowait, port)
             origin = await self._exits.enter_async_context(HttpOrigin(emulator, port=port))
-            self._servers["origin"], self.variables["origin"] = origin, origin.url
-        if "trap" in wanted:
+            self._add_server("origin", origin)
+        if wanted & {"trap", "trap_port"}:
             trap = await self._exits.enter_async_context(HttpOrigin())
-            self._servers["trap"], self.variables["trap"] = trap, trap.url
+            self._add_server("trap", trap)
         if "echo" in wanted:
             echo = await self._exits.enter_async_context(GrpcEcho(emulator, self._certificates.pair))
             # By the name that is in its certificate.
             self._servers["echo"] = echo
             self.variables["echo"] = echo.address.replace("127.0.0.1", "localhost")
+
+    def _add_server(self, name: str, server: HttpOrigin) -> None:
+        self._servers[name] = server
+        self.variables[name] = server.url
+        self.variables[f"{name}_port"] = server.url.rpartition(":")[2]
 
     def set_hosts(self, names: Mapping[str, list[str]]) -> None:
         """Write the driver's /etc/hosts, in place: it is mounted."""
@@ -473,6 +479,7 @@ class World:
             "requests": self._requests,
             "gaps": _gaps,
             "variable": self.variables.__getitem__,
+            "code_of": _code_of,
         }
         if self.scripted is not None:
             scripted = self.scripted
@@ -524,10 +531,14 @@ class World:
         thread: str | None = None,
         identity: str | None = None,
         kind: str | None = None,
-    ) -> int:
+    ) -> list[Any]:
         wanted = {"scope": scope, "thread_id": thread, "identity": identity, "kind": kind and kind.lower()}
         records = brokers.grants(self._real.state, set(self._identities.names.values()))
-        return sum(all(value in {None, record[name]} for name, value in wanted.items()) for record in records)
+        return [
+            viewed("grant", record)
+            for record in records
+            if all(value in {None, record[name]} for name, value in wanted.items())
+        ]
 
     def _ledger(
         self,
@@ -600,6 +611,11 @@ async def _turn(broker: Broker, what: str) -> None:
             await broker.start()
         case _:
             broker.pause(on=what == "pause")
+
+
+def _code_of(reason: str) -> str:
+    """Return the word of the gRPC code that goes with a reason, by the broker's own table."""
+    return next(code.name for outcome, code in CODES.items() if outcome.reason == reason)
 
 
 def _replace(path: Path, content: bytes) -> None:
