@@ -1,0 +1,503 @@
+import type { CallCredentials } from "@grpc/grpc-js";
+
+import { Authorization } from "./authorization.js";
+import { Cache, type Entry, type Key } from "./cache.js";
+import { Channel, type Send } from "./channel.js";
+import { Connection } from "./connection.js";
+import { BrokerError, ClosedError } from "./errors.js";
+import { brokerFetch, type Fetch, type FetchOptions } from "./fetch.js";
+import {
+  TaskKind,
+  type EndTaskResponse,
+  type GetAuthorizationResponse,
+  type RegisterTaskResponse,
+  type ReportRejectedResponse,
+  type Authorization as Message,
+  type Task as TaskMessage,
+} from "./generated/credentialbroker/v1/credential_broker.js";
+import { brokerCallCredentials } from "./grpc.js";
+import { isRefusal, Lifetime, type Clock } from "./lifetimes.js";
+import { positive, readSettings, type BrokerClientOptions, type Settings } from "./settings.js";
+import { SharedCalls, type Run } from "./shared-calls.js";
+import { Watch, type WatchOwner } from "./watch.js";
+
+/** What every call may be told. */
+export interface CallOptions {
+  /** A shorter deadline than the client's, in milliseconds. */
+  readonly timeoutMs?: number | undefined;
+  /** Ends the wait of this caller, and the call when nobody else waits for the same answer. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Whose authorization it is. */
+export interface Whose {
+  /** The conversation or run that the call belongs to. Required where the scope works on a thread's task. */
+  readonly thread?: string | undefined;
+  /** Name of the identity. By default that of the client, else the broker decides. */
+  readonly identity?: string | undefined;
+}
+
+/** What {@link BrokerClient.authorization} may be told. */
+export interface AuthorizationOptions extends Whose, CallOptions {
+  /** Where the headers will be sent. The broker refuses what is not the backend's; it is asked once for each origin. */
+  readonly targetUrl?: string | undefined;
+  /** For how many milliseconds the headers must at least be usable. */
+  readonly minValidityMs?: number | undefined;
+}
+
+/** A thread's task, or that of an identity's background work. */
+export interface Task {
+  readonly identity: string;
+  /** Empty for background work. */
+  readonly thread: string;
+  /** `"ACTIVE"`, `"ENDED"` and so on; see `TaskState` of the stubs (`credentialbroker/v1`). */
+  readonly state: string;
+}
+
+/** How a client is doing. */
+export interface ClientState {
+  /** Whether the stream is up, over which the broker keeps authorizations current. */
+  readonly watching: boolean;
+  /** How many authorizations are held that have not ended. */
+  readonly held: number;
+  /** In how many milliseconds the first of them ends; undefined when there is none. */
+  readonly firstEndInMs: number | undefined;
+  /** The last failure of a call, a subscription or the stream; undefined when there has been none. */
+  readonly lastError: BrokerError | undefined;
+}
+
+const NO_OPTIONS: AuthorizationOptions = Object.freeze({});
+/** How often an answer may be overtaken by a withdrawal before it is given, unkept, all the same. */
+const MOST_OVERTAKEN = 3;
+
+/**
+ * A client of the credential broker: hands out authorization headers from memory, and keeps them current.
+ *
+ * Make one for the process (each worker thread needs its own), share it, and close it at the end. It does not keep the
+ * process alive by itself.
+ *
+ * ```ts
+ * const client = new BrokerClient();
+ * const authorization = await client.authorization("inference", { thread: "t1" });
+ * ```
+ */
+export class BrokerClient implements Disposable {
+  readonly #settings: Settings;
+  readonly #clock: Clock = () => performance.now();
+  readonly #channel: Channel;
+  readonly #cache: Cache;
+  readonly #watch: Watch | undefined;
+  readonly #authorizations = new SharedCalls<Authorization>(this.#clock);
+  readonly #tasks = new SharedCalls<Task>(this.#clock);
+  /** What was asked to get an authorization, for reports about it. */
+  readonly #keys = new WeakMap<Authorization, Key>();
+  #lastError: BrokerError | undefined;
+  #isAway = false;
+  #isClosed = false;
+
+  /**
+   * Finds the broker, by the options, the environment and the defaults. Does no I/O but reading the TLS files.
+   *
+   * @throws TypeError when the options make no sense; Error that names a TLS file which cannot be used.
+   */
+  constructor(options: BrokerClientOptions = {}) {
+    this.#settings = readSettings(options, process.env);
+    this.#channel = new Channel(this.#settings, this.#clock);
+    this.#cache = new Cache(this.#settings.cacheSize, this.#clock, (entry) => this.#watch?.unsubscribe(entry));
+    this.#watch = this.#settings.watch ? this.#makeWatch() : undefined;
+  }
+
+  /**
+   * Returns the headers to attach to one call, from memory where it can.
+   *
+   * @param scope what the call is for, for example `inference`.
+   * @throws BrokerError when nothing is held and the broker refuses or cannot be reached.
+   * @throws ClosedError; the reason of `signal`.
+   */
+  authorization(scope: string, options: AuthorizationOptions = NO_OPTIONS): Promise<Authorization> {
+    const { thread = "", identity = this.#settings.identity, signal } = options;
+    if (this.#isClosed || signal?.aborted === true) {
+      return Promise.reject(this.#isClosed ? new ClosedError() : (signal?.reason as Error));
+    }
+    const entry = this.#cache.find(identity, scope, thread);
+    const held = entry?.held;
+    if (entry !== undefined && held !== undefined) {
+      const now = this.#clock();
+      const { expireAt, refreshAt } = held.lifetime;
+      entry.lastUsed = now;
+      if (
+        expireAt > now &&
+        (options.minValidityMs === undefined || expireAt - now >= options.minValidityMs) &&
+        (options.targetUrl === undefined ||
+          entry.knowsOrigin(options.targetUrl) ||
+          entry.knowsOrigin(originOf(options.targetUrl)))
+      ) {
+        if (refreshAt <= now) {
+          this.#refresh(entry, held.lifetime, now);
+        }
+        return held.answer;
+      }
+    }
+    return this.#ask({ identity, scope, thread }, options);
+  }
+
+  /**
+   * Tells the broker that the backend answered 401 to these headers, and returns better ones, which take their place.
+   * If the client already holds others, they are returned without a call.
+   *
+   * @param detail what the backend said, for the broker's audit record, at most 256 bytes. Never a header's value.
+   * @throws BrokerError when there is nothing better. TypeError for an authorization that is not of this client.
+   */
+  async reportRejected(
+    authorization: Authorization,
+    { detail = "", ...options }: CallOptions & { readonly detail?: string | undefined } = {},
+  ): Promise<Authorization> {
+    const key = this.#keys.get(authorization);
+    if (key === undefined) {
+      throw new TypeError("the authorization was not made by this client");
+    }
+    const { identity, scope, thread } = key;
+    const held = this.#cache.find(identity, scope, thread)?.held;
+    if (held && held.lifetime.expireAt > this.#clock() && held.authorization.revision !== authorization.revision) {
+      return held.authorization;
+    }
+    const { revision } = authorization;
+    const request = { scope, threadId: thread, revision, httpStatus: 401, detail };
+    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
+    return this.#authorizations.share(
+      `rejected ${revision} ${wordOf(key, NO_WISH)}`,
+      limits,
+      async (timeoutMs, signal) => {
+        try {
+          const answer = await this.#call<ReportRejectedResponse>(
+            (stub, ...rest) => stub.reportRejected(request, ...rest),
+            timeoutMs,
+            signal,
+          );
+          const made = this.#make(key, answer.authorization);
+          this.#hold(key, made);
+          const entry = this.#find(key);
+          if (entry !== undefined) {
+            entry.epoch += 1; // what was asked for before may be what was rejected
+          }
+          return made.authorization;
+        } catch (error) {
+          this.#dropRefused(key, error);
+          throw error;
+        }
+      },
+    );
+  }
+
+  /**
+   * Returns the headers to dial a long-lived connection with, and word of when it must be closed.
+   *
+   * On a client that does not watch, changes are only seen when the same authorization is asked for.
+   *
+   * @throws as {@link authorization}.
+   */
+  async connection(scope: string, options: AuthorizationOptions = NO_OPTIONS): Promise<Connection> {
+    const authorization = await this.authorization(scope, options);
+    const { thread = "", identity = this.#settings.identity } = options;
+    return new Connection(authorization, this.#cache.find(identity, scope, thread));
+  }
+
+  /**
+   * Returns a `fetch` for one origin that attaches the headers; see {@link brokerFetch}.
+   *
+   * @throws TypeError when `origin` is not an origin.
+   */
+  fetch(options: FetchOptions): Fetch {
+    return brokerFetch(this, options);
+  }
+
+  /** Returns call credentials for gRPC clients of the backend, over TLS only; see {@link brokerCallCredentials}. */
+  callCredentials(scope: string, options: Omit<AuthorizationOptions, "signal"> = NO_OPTIONS): CallCredentials {
+    return brokerCallCredentials(this, scope, options);
+  }
+
+  /**
+   * Makes sure that a thread (or the background work of an identity, where none is named) has a live task. Nobody has to:
+   * the first authorization does it.
+   *
+   * @throws BrokerError, ClosedError; the reason of `signal`.
+   */
+  async registerTask({ thread, identity, ...options }: Whose & CallOptions = {}): Promise<Task> {
+    const target =
+      thread === undefined
+        ? { $case: "kind" as const, value: TaskKind.BACKGROUND }
+        : { $case: "threadId" as const, value: thread };
+    const request = { target, identity: identity ?? this.#settings.identity };
+    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
+    return this.#tasks.share(Symbol("registerTask"), limits, async (timeoutMs, signal) =>
+      taskOf(
+        (
+          await this.#call<RegisterTaskResponse>(
+            (stub, ...rest) => stub.registerTask(request, ...rest),
+            timeoutMs,
+            signal,
+          )
+        ).task,
+      ),
+    );
+  }
+
+  /**
+   * Ends the task of a thread: authorizations of it are refused with TASK_ENDED until it is registered again.
+   *
+   * @throws BrokerError, ClosedError; the reason of `signal`.
+   */
+  async endTask(thread: string, { identity, ...options }: Omit<Whose, "thread"> & CallOptions = {}): Promise<Task> {
+    const request = { threadId: thread, identity: identity ?? this.#settings.identity };
+    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
+    return this.#tasks.share(Symbol("endTask"), limits, async (timeoutMs, signal) =>
+      taskOf(
+        (await this.#call<EndTaskResponse>((stub, ...rest) => stub.endTask(request, ...rest), timeoutMs, signal)).task,
+      ),
+    );
+  }
+
+  /** Says how the client is doing. */
+  state(): ClientState {
+    const now = this.#clock();
+    const live = this.#cache.live();
+    return {
+      watching: this.#watch?.up ?? false,
+      held: live.length,
+      firstEndInMs: live.length > 0 ? Math.min(...live.map(({ lifetime }) => lifetime.expireAt - now)) : undefined,
+      lastError: this.#lastError,
+    };
+  }
+
+  /**
+   * Ends stream, connections and background work. Whoever waits fails with {@link ClosedError}, as all later calls do.
+   * Closing twice is fine.
+   */
+  close(): void {
+    if (this.#isClosed) {
+      return;
+    }
+    this.#isClosed = true;
+    const reason = new ClosedError();
+    this.#authorizations.close(reason);
+    this.#tasks.close(reason);
+    this.#watch?.close();
+    for (const entry of this.#cache.entries) {
+      for (const connection of entry.connections) {
+        connection.end(reason);
+      }
+      this.#cache.drop(entry);
+    }
+    this.#channel.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Asks the broker, together with whoever asks the same at this time. */
+  async #ask(key: Key, options: AuthorizationOptions): Promise<Authorization> {
+    const wish: Wish = { targetUrl: options.targetUrl ?? "", minValidityMs: options.minValidityMs };
+    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
+    return this.#authorizations.share(wordOf(key, wish), limits, this.#asking(key, wish));
+  }
+
+  /** Refreshes in the background what is due, unless the broker will do so or it is too early to try again. */
+  #refresh(entry: Entry, { overdueAt }: Lifetime, now: number): void {
+    const word = wordOf(entry.key, NO_WISH);
+    const expectsNext = this.#watch?.up === true && now < overdueAt;
+    if (expectsNext || now < entry.notBefore || this.#authorizations.has(word)) {
+      return;
+    }
+    this.#authorizations
+      .follow(word, this.#settings.timeoutMs, this.#asking(entry.key, NO_WISH))
+      .catch((error: unknown) => {
+        const atLeastMs = error instanceof BrokerError ? error.retryDelayMs : undefined;
+        entry.notBefore = this.#clock() + entry.backoff.next(atLeastMs);
+      });
+  }
+
+  /** Makes the call that gets an authorization and keeps it. */
+  #asking(key: Key, wish: Wish): Run<Authorization> {
+    const { targetUrl, minValidityMs } = wish;
+    const request = {
+      scope: key.scope,
+      threadId: key.thread,
+      identity: key.identity,
+      targetUrl,
+      minValidity: minValidityMs === undefined ? undefined : duration(minValidityMs),
+      expectedAccountId: "",
+    };
+    return async (timeoutMs, signal) => {
+      const endsAt = this.#clock() + timeoutMs;
+      try {
+        for (let overtaken = 0; ; overtaken += 1) {
+          const epoch = this.#find(key)?.epoch ?? 0;
+          const { authorization: message } = await this.#call<GetAuthorizationResponse>(
+            (stub, ...rest) => stub.getAuthorization(request, ...rest),
+            endsAt - this.#clock(),
+            signal,
+          );
+          const made = this.#make(key, message);
+          if ((this.#find(key)?.epoch ?? 0) <= epoch) {
+            this.#hold(key, made);
+            if (targetUrl !== "") {
+              this.#find(key)?.addOrigin(originOf(targetUrl));
+            }
+            return made.authorization;
+          }
+          if (overtaken === MOST_OVERTAKEN) {
+            return made.authorization;
+          } // else it may be what was withdrawn while it was on its way
+        }
+      } catch (error) {
+        if (targetUrl === "" && minValidityMs === undefined) {
+          this.#dropRefused(key, error); // the refusal of a wish says nothing of what is held
+        }
+        throw error;
+      }
+    };
+  }
+
+  /** Makes one call, and takes note of how the broker is. */
+  async #call<Response>(send: Send<Response>, timeoutMs: number, signal: AbortSignal): Promise<Response> {
+    try {
+      const response = await this.#channel.call(send, timeoutMs, signal);
+      this.#isBack();
+      return response;
+    } catch (error) {
+      if (error instanceof BrokerError && !signal.aborted) {
+        this.#lastError = error;
+        if (!this.#channel.isReady) {
+          this.#wentAway(error);
+        }
+      }
+      throw error;
+    }
+  }
+
+  /** Makes what users get of an answer that has just come. */
+  #make(key: Key, message: Message | undefined): { authorization: Authorization; lifetime: Lifetime } {
+    if (message === undefined) {
+      throw new BrokerError("INTERNAL", "the broker's answer holds no authorization");
+    }
+    const lifetime = new Lifetime(message, this.#clock());
+    const authorization = new Authorization(message, lifetime, this.#clock);
+    this.#keys.set(authorization, key);
+    return { authorization, lifetime };
+  }
+
+  /** Keeps an answer, and watches what is new. */
+  #hold(key: Key, { authorization, lifetime }: { authorization: Authorization; lifetime: Lifetime }): void {
+    if (this.#isClosed) {
+      return;
+    }
+    const known = this.#find(key);
+    const entry = known ?? this.#cache.add(key);
+    entry.hold(authorization, lifetime);
+    if (known === undefined) {
+      this.#watch?.subscribe(entry);
+    }
+  }
+
+  /** Drops what is held when the broker says that it would not give it any more. */
+  #dropRefused(key: Key, error: unknown): void {
+    const entry = this.#find(key);
+    if (entry !== undefined && error instanceof BrokerError && isRefusal(error.code)) {
+      this.#cache.drop(entry);
+    }
+  }
+
+  #makeWatch(): Watch {
+    const { idleMs, silenceMs } = this.#settings;
+    const owner: WatchOwner = {
+      subscriptions: () => this.#cache.entries,
+      knownRevision: (id) => {
+        const held = this.#cache.findById(id)?.held;
+        return held && held.lifetime.refreshAt > this.#clock() ? held.authorization.revision : "";
+      },
+      authorization: (id, message) => {
+        const entry = this.#cache.findById(id);
+        if (entry?.isIdle(this.#clock(), idleMs) === true) {
+          this.#cache.drop(entry);
+        } else if (entry !== undefined) {
+          const { authorization, lifetime } = this.#make(entry.key, message);
+          entry.hold(authorization, lifetime);
+        }
+      },
+      withdrawal: (id) => this.#cache.findById(id)?.withdraw(),
+      failed: (error) => {
+        this.#lastError = error;
+      },
+      lost: (error) => {
+        this.#lastError = error ?? this.#lastError;
+        if (error?.code === "UNAVAILABLE" && error.reasonText === "") {
+          this.#wentAway(error);
+        }
+      },
+      connected: () => {
+        this.#isBack();
+      },
+    };
+    return new Watch(this.#channel, owner, this.#clock, silenceMs);
+  }
+
+  #wentAway(error: BrokerError): void {
+    if (!this.#isAway && !this.#isClosed) {
+      this.#isAway = true;
+      const { held, firstEndInMs } = this.state();
+      const first =
+        firstEndInMs === undefined ? "" : `, of which the first ends in ${(firstEndInMs / 1_000).toFixed(1)} s`;
+      this.#settings.logger.warn(
+        `credential broker ${this.#settings.address.target} is away (${error.message}); ` +
+          `${String(held)} authorizations are held${first}`,
+      );
+    }
+  }
+
+  #isBack(): void {
+    if (this.#isAway) {
+      this.#isAway = false;
+      this.#settings.logger.warn(`credential broker ${this.#settings.address.target} is back`);
+    }
+  }
+
+  #timeoutMs({ timeoutMs }: CallOptions): number {
+    return positive("timeoutMs", timeoutMs ?? this.#settings.timeoutMs);
+  }
+
+  #find(key: Key): Entry | undefined {
+    return this.#cache.find(key.identity, key.scope, key.thread);
+  }
+}
+
+/** What is asked for beyond the key. */
+interface Wish {
+  readonly targetUrl: string;
+  readonly minValidityMs: number | undefined;
+}
+
+const NO_WISH: Wish = { targetUrl: "", minValidityMs: undefined };
+
+/** Names a call, so that those who ask the same share it. */
+function wordOf({ identity, scope, thread }: Key, wish: Wish): string {
+  return JSON.stringify([identity, scope, thread, wish.targetUrl && originOf(wish.targetUrl), wish.minValidityMs]);
+}
+
+/** Returns the origin of a URL as every fetch sees it; what is no such URL as it is, for the broker to refuse. */
+function originOf(url: string): string {
+  const origin = URL.canParse(url) ? new URL(url).origin : "null";
+  return origin === "null" ? url : origin;
+}
+
+function duration(ms: number): { seconds: bigint; nanos: number } {
+  const seconds = Math.trunc(ms / 1_000);
+  return { seconds: BigInt(seconds), nanos: Math.round((ms - seconds * 1_000) * 1e6) };
+}
+
+function taskOf(task: TaskMessage | undefined): Task {
+  if (task === undefined) {
+    throw new BrokerError("INTERNAL", "the broker's answer holds no task");
+  }
+  return { identity: task.identity, thread: task.threadId, state: task.state.replace(/^TASK_STATE_/, "") };
+}

@@ -1,0 +1,94 @@
+import type { AuthorizationOptions } from "./client.js";
+import type { Authorization } from "./authorization.js";
+import { OriginError } from "./errors.js";
+
+/** A function that is called like `fetch`. */
+export type Fetch = typeof globalThis.fetch;
+
+/** What the `fetch` of a client is made for. */
+export interface FetchOptions extends Pick<AuthorizationOptions, "thread" | "identity" | "timeoutMs"> {
+  /** The backend's origin, `https://host[:port]`; a URL is taken for its origin. Requests to any other fail. */
+  readonly origin: string | URL;
+  /** What the calls are for, for example `inference`. */
+  readonly scope: string;
+  /** What sends; `fetch` of Node by default. */
+  readonly fetch?: Fetch | undefined;
+}
+
+/** What the adapter needs of a client. */
+interface Broker {
+  authorization(scope: string, options: AuthorizationOptions): Promise<Authorization>;
+  reportRejected(authorization: Authorization, options: { signal?: AbortSignal }): Promise<Authorization>;
+}
+
+/**
+ * Returns a `fetch` that attaches the headers to requests of one origin.
+ *
+ * - A request to another origin fails with an {@link OriginError} before anything is sent.
+ * - Redirects are never followed: they are the answer, whatever `redirect` says; with `redirect: "error"` a failure.
+ * - After a 401 it reports, and sends the request once more with better headers. Requests with a body that can be read
+ *   only once (a stream, or a `Request` with a body) are not sent again: theirs is the 401, after the report.
+ * - When the broker has nothing better, or sending again fails, the 401 is the answer.
+ *
+ * @throws TypeError when `origin` is not an origin.
+ */
+export function brokerFetch(broker: Broker, options: FetchOptions): Fetch {
+  const { origin } = new URL(options.origin);
+  if (origin === "null") {
+    throw new TypeError(`origin must be http(s)://host[:port], not ${String(options.origin)}`);
+  }
+  const { scope, thread, identity, timeoutMs, fetch: send = globalThis.fetch } = options;
+
+  return async (input, init) => {
+    const request = new Request(input, { ...init, redirect: "manual" });
+    if (new URL(request.url).origin !== origin) {
+      throw new OriginError(`this fetch sends credentials to ${origin} only, not to ${new URL(request.url).origin}`);
+    }
+    const mayFollow = (init?.redirect ?? (input instanceof Request ? input.redirect : "follow")) !== "error";
+    const { signal } = request;
+    const sendWith = async (authorization: Authorization, body: Request): Promise<Response> => {
+      authorization.applyTo(body.headers);
+      const response = await send(body);
+      if (!mayFollow && response.status >= 300 && response.status < 400 && response.headers.has("location")) {
+        await response.body?.cancel();
+        throw new TypeError(`the answer is a redirect (${String(response.status)}), and redirect is "error"`);
+      }
+      return response;
+    };
+
+    const again = canBeSentAgain(input, init) ? request.clone() : undefined;
+    const authorization = await broker.authorization(scope, {
+      thread,
+      identity,
+      timeoutMs,
+      targetUrl: origin,
+      signal,
+    });
+    const answer = await sendWith(authorization, request);
+    if (answer.status !== 401) {
+      return answer;
+    }
+    try {
+      const better = await broker.reportRejected(authorization, { signal });
+      if (again === undefined) {
+        return answer;
+      }
+      const second = await sendWith(better, again);
+      await answer.body?.cancel();
+      return second;
+    } catch (error) {
+      if (signal.aborted) {
+        throw error;
+      }
+      return answer; // an answer never becomes an error
+    }
+  };
+}
+
+/** Whether a request holds no body, or one that stands in memory. */
+function canBeSentAgain(input: string | URL | Request, init: RequestInit | undefined): boolean {
+  const body = init?.body ?? (input instanceof Request ? input.body : null);
+  return (
+    body === null || (!(body instanceof ReadableStream) && !(typeof body === "object" && Symbol.asyncIterator in body))
+  );
+}

@@ -1,0 +1,257 @@
+import type { ClientDuplexStream } from "@grpc/grpc-js";
+
+import type { Channel } from "./channel.js";
+import { BrokerError } from "./errors.js";
+import type {
+  Authorization,
+  WatchAuthorizationsRequest,
+  WatchAuthorizationsResponse,
+} from "./generated/credentialbroker/v1/credential_broker.js";
+import { Backoff, type Clock } from "./lifetimes.js";
+import { durationMs } from "./status-details.js";
+
+/** What is to be kept current, under the caller's name of it. */
+export interface Subscription {
+  readonly id: string;
+  readonly key: { readonly identity: string; readonly scope: string; readonly thread: string };
+}
+
+/** What a watch asks of its owner, and tells it. */
+export interface WatchOwner {
+  /** All subscriptions there are now. */
+  subscriptions(): Iterable<Subscription>;
+  /** The revision that is held of one and is not due yet; empty when there is none. */
+  knownRevision(id: string): string;
+  /** A value, in the place of what is held. */
+  authorization(id: string, message: Authorization): void;
+  /** What is held must not be used any longer. */
+  withdrawal(id: string): void;
+  /** There is no value for now; what is held stays. */
+  failed(error: BrokerError): void;
+  /** A stream has ended without being asked to; with the error unless it ended well. Another will be opened. */
+  lost(error: BrokerError | undefined): void;
+  /** There is a stream to a connected broker. */
+  connected(): void;
+}
+
+type Call = ClientDuplexStream<WatchAuthorizationsRequest, WatchAuthorizationsResponse>;
+
+/** A stream that has lived so long was a good one: waiting begins anew. */
+const GOOD_AFTER_MS = 5_000;
+
+/** Keeps one stream of authorizations open for as long as there is something to watch. */
+export class Watch {
+  readonly #channel: Channel;
+  readonly #owner: WatchOwner;
+  readonly #clock: Clock;
+  readonly #silenceMs: number;
+  readonly #backoff = new Backoff();
+  /** All that have not ended: after `closing` there are two for a while, of which the last is the one in use. */
+  readonly #streams = new Set<Stream>();
+  #current: Stream | undefined;
+  #reopening: NodeJS.Timeout | undefined;
+  #awaitsReady = false;
+  #closed = false;
+
+  constructor(channel: Channel, owner: WatchOwner, clock: Clock, silenceMs: number) {
+    this.#channel = channel;
+    this.#owner = owner;
+    this.#clock = clock;
+    this.#silenceMs = silenceMs;
+  }
+
+  /** Whether there is a stream to a connected broker. */
+  get up(): boolean {
+    return this.#current !== undefined && this.#channel.isReady;
+  }
+
+  /** Watches one more; opens the stream with the first. */
+  subscribe(subscription: Subscription): void {
+    if (this.#current !== undefined) {
+      this.#current.subscribe(subscription);
+    } else if (this.#reopening === undefined) {
+      this.#open();
+    } // else the stream to come takes it along
+  }
+
+  /** Watches one less. */
+  unsubscribe(subscription: Subscription): void {
+    for (const stream of this.#streams) {
+      stream.unsubscribe(subscription);
+    }
+  }
+
+  /** Ends all streams, and opens none any more. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#reopening);
+    for (const stream of this.#streams) {
+      stream.cancel();
+    }
+  }
+
+  #open(): void {
+    const subscriptions = [...this.#owner.subscriptions()];
+    if (subscriptions.length === 0) {
+      return;
+    }
+    const previous = this.#current;
+    const stream = new Stream(this.#channel.watch(), this.#owner, this.#silenceMs, {
+      closing: (retryDelayMs) => {
+        if (stream === this.#current) {
+          this.#reopen(stream, retryDelayMs);
+        }
+      },
+      ended: (error) => {
+        this.#ended(stream, error);
+      },
+      openedAt: this.#clock(),
+    });
+    this.#streams.add(stream);
+    this.#current = stream;
+    for (const subscription of subscriptions) {
+      stream.subscribe(subscription);
+    }
+    previous?.finish();
+    this.#announce();
+  }
+
+  /** Opens the next stream, after a wait in any case. */
+  #reopen(stream: Stream, atLeastMs: number): void {
+    if (this.#clock() - stream.openedAt >= GOOD_AFTER_MS) {
+      this.#backoff.reset();
+    }
+    clearTimeout(this.#reopening);
+    this.#reopening = setTimeout(() => {
+      this.#reopening = undefined;
+      this.#open();
+    }, this.#backoff.next(atLeastMs));
+    this.#reopening.unref();
+  }
+
+  #ended(stream: Stream, error: BrokerError | undefined): void {
+    this.#streams.delete(stream);
+    if (this.#closed || stream !== this.#current) {
+      return;
+    }
+    this.#current = undefined;
+    if (this.#reopening === undefined) {
+      this.#reopen(stream, error?.retryDelayMs ?? 0);
+    }
+    if (error !== undefined || !stream.isClosing) {
+      this.#owner.lost(error);
+    }
+  }
+
+  /** Tells the owner when there is a connected stream; asks gRPC once, however many streams come and go till then. */
+  #announce(): void {
+    if (this.#awaitsReady) {
+      return;
+    }
+    this.#awaitsReady = true;
+    this.#channel.whenReady(() => {
+      this.#awaitsReady = false;
+      if (this.up) {
+        this.#owner.connected();
+      }
+    });
+  }
+}
+
+interface StreamEvents {
+  closing(retryDelayMs: number): void;
+  ended(error: BrokerError | undefined): void;
+  readonly openedAt: number;
+}
+
+/** One stream, from its opening to its end. */
+class Stream {
+  readonly openedAt: number;
+  readonly #call: Call;
+  readonly #owner: WatchOwner;
+  readonly #events: StreamEvents;
+  readonly #silence: NodeJS.Timeout;
+  #isClosing = false;
+  #wasSilent = false;
+  #isWritable = true;
+
+  constructor(call: Call, owner: WatchOwner, silenceMs: number, events: StreamEvents) {
+    this.openedAt = events.openedAt;
+    this.#call = call;
+    this.#owner = owner;
+    this.#events = events;
+    this.#silence = setTimeout(() => {
+      this.#wasSilent = true;
+      this.cancel();
+    }, silenceMs).unref();
+    call.on("data", (message: WatchAuthorizationsResponse) => {
+      this.#silence.refresh();
+      this.#receive(message);
+    });
+    call.on("error", () => undefined); // told by its status, which comes in any case
+    call.on("status", (status) => {
+      clearTimeout(this.#silence);
+      this.#isWritable = false;
+      const error = this.#wasSilent
+        ? new BrokerError("UNAVAILABLE", `the stream was silent for ${String(silenceMs / 1_000)} s`)
+        : BrokerError.fromStatus(status);
+      events.ended(error.code === "OK" ? undefined : error);
+    });
+  }
+
+  /** Whether the broker has said that it ends the stream soon. */
+  get isClosing(): boolean {
+    return this.#isClosing;
+  }
+
+  subscribe({ id, key }: Subscription): void {
+    if (!this.#isClosing) {
+      const { scope, thread: threadId, identity } = key;
+      const knownRevision = this.#owner.knownRevision(id);
+      this.#send({ $case: "subscribe", value: { subscriptionId: id, scope, threadId, identity, knownRevision } });
+    } // else the next stream takes it along
+  }
+
+  unsubscribe({ id }: Subscription): void {
+    this.#send({ $case: "unsubscribe", value: { subscriptionId: id } });
+  }
+
+  /** Says that nothing more is asked for: another stream does now what this one did. */
+  finish(): void {
+    if (this.#isWritable) {
+      this.#isWritable = false;
+      this.#call.end();
+    }
+  }
+
+  cancel(): void {
+    this.#call.cancel();
+  }
+
+  #send(action: NonNullable<WatchAuthorizationsRequest["action"]>): void {
+    if (this.#isWritable) {
+      this.#call.write({ action });
+    }
+  }
+
+  #receive({ subscriptionId, event }: WatchAuthorizationsResponse): void {
+    switch (event?.$case) {
+      case "authorization":
+        this.#owner.authorization(subscriptionId, event.value);
+        break;
+      case "withdrawal":
+        this.#owner.withdrawal(subscriptionId);
+        break;
+      case "error":
+        if (event.value.status !== undefined) {
+          this.#owner.failed(BrokerError.fromMessage(event.value.status));
+        }
+        break;
+      case "closing":
+        this.#isClosing = true;
+        this.#events.closing(event.value.retryDelay ? durationMs(event.value.retryDelay) : 0);
+        break;
+      default: // a heartbeat, which has done its work by coming; or what a newer broker sends
+    }
+  }
+}
