@@ -202,7 +202,7 @@ class ScriptedBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         thread: str,
         scope: str = "inference",
         identity: str = IDENTITY,
-        withdrawal: str | None = None,
+        withdrawal: str | int | None = None,
         error: str | None = None,
         unknown: bool = False,
         **answer: Any,
@@ -217,7 +217,7 @@ class ScriptedBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         _checked(answer, _ANSWER_WORDS)
         message = pb2.WatchAuthorizationsResponse()
         if withdrawal is not None:
-            message.withdrawal.reason = pb2.WithdrawalReason.Value(f"WITHDRAWAL_REASON_{withdrawal}")
+            message.withdrawal.reason = _number(pb2.WithdrawalReason, "WITHDRAWAL_REASON_", withdrawal)
         elif error is not None:
             status = messages.error_status(_outcome({"error": error, **answer}), answer.get("retry_after"))
             message.error.status.CopyFrom(status)

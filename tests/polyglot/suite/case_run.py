@@ -121,6 +121,9 @@ class CaseRun:
                 await self._until(expression, step.get("seconds", UNTIL_SECONDS))
             case {"stays": expression}:
                 await self._stays(expression, step["seconds"])
+            case {"let": name, "be": expression}:
+                await self._look(expression)
+                self._values[name] = evaluate(expression, self._names())
             case {"wait": seconds}:
                 await asyncio.sleep(seconds)
 
@@ -203,9 +206,13 @@ class CaseRun:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _is_true(self, expression: str) -> bool:
+        await self._look(expression)
+        return bool(evaluate(expression, self._names()))
+
+    async def _look(self, expression: str) -> None:
+        """Read what an expression is about to count."""
         if names_in(expression) & OF_BROKERS:
             await self._world.look()
-        return bool(evaluate(expression, self._names()))
 
     def _names(self) -> dict[str, Any]:
         pid = self._driver.pid

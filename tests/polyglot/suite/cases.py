@@ -19,6 +19,7 @@ _CASE_WORDS: Final = frozenset(
     {"name", "group", "behaviour", "catches", "lane", "adapters", "open", "env", "hosts", "brokers", "start", "steps",
      "connection_age", "timeout", "supplies", "alone"}
 )  # fmt: skip
+_KINDS: Final = ("do", "join", "world", "expect", "until", "stays", "let", "wait", "for")
 _REQUIRED: Final = ("name", "behaviour", "catches", "steps")
 COMMANDS: Final = frozenset(
     {"hello", "open", "close", "authorization", "many", "cancel_after", "report_rejected", "register_task", "end_task",
@@ -81,7 +82,9 @@ class Case:
     @property
     def expressions(self) -> list[str]:
         """All expressions of its steps."""
-        return [text for step in walk(self.steps) for word in ("expect", "until", "stays") if (text := step.get(word))]
+        return [
+            text for step in walk(self.steps) for word in ("expect", "until", "stays", "be") if (text := step.get(word))
+        ]
 
     @property
     def functions(self) -> set[str]:
@@ -191,7 +194,9 @@ def _check(case: Case) -> None:
 def _check_steps(case: Case, steps: Iterable[Mapping[str, Any]], known: set[str]) -> None:
     """Check steps in their order, adding to `known` the names that they save."""
     for step in steps:
-        kinds = [word for word in ("do", "join", "world", "expect", "until", "stays", "wait", "for") if word in step]
+        kinds = [word for word in _KINDS if word in step]
+        if kinds[:1] == ["do"]:
+            kinds = ["do"]  # the commands' own members may be called as steps are
         if len(kinds) != 1:
             raise CaseError(f"a step must be of one kind: {dict(step)}")
         match kinds[0]:
@@ -209,6 +214,10 @@ def _check_steps(case: Case, steps: Iterable[Mapping[str, Any]], known: set[str]
                 _check_steps(case, step["steps"], known)
             case "wait":
                 _known(step, {"wait"}, "of wait")
+            case "let":
+                _known(step, {"let", "be"}, "of let")
+                _check_expression(step["be"], known)
+                known.add(step["let"])
             case word:
                 _known(step, {word, "seconds"} if word != "expect" else {word}, f"of {word}")
                 _check_expression(step[word], known)
