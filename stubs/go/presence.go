@@ -25,7 +25,7 @@ func (p *presence) failed(err *Error) {
 	p.mu.Unlock()
 	if lost {
 		count, firstEnd := p.holds()
-		p.logger.Warn("credential broker is away; what is held is served until it ends",
+		p.logger.Warn("credential broker: the broker is away; what is held is served until it ends",
 			"held", count, "first_ends_in", firstEnd.Round(time.Millisecond), "error", err)
 	} else if !err.unreached() {
 		p.answered() // a refusal comes from a broker that is there
@@ -39,7 +39,7 @@ func (p *presence) answered() {
 	p.away = false
 	p.mu.Unlock()
 	if back {
-		p.logger.Info("credential broker is back")
+		p.logger.Info("credential broker: the broker is back")
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// resolveApart is the least time between two look-ups of the broker's name.
-const resolveApart = time.Second
+// resolveApart is the least time between two look-ups of the broker's name that brought addresses.
+const resolveApart = 5 * time.Second
 
 // dnsResolver resolves the names of one client. gRPC's own waits 30 s before it looks a name up again, a figure of the
 // whole process; a broker that moved would be away for as long.
@@ -42,9 +42,11 @@ type resolving struct {
 
 func (r *resolving) run(ctx context.Context) {
 	defer close(r.done)
-	retry := backoff{first: resolveApart, most: 5 * time.Second}
+	retry := backoff{first: retryFirst, most: resolveApart}
 	for {
+		began := time.Now()
 		err := r.resolve(ctx)
+		wait := retry.next(0)
 		if err == nil {
 			retry.reset()
 			select {
@@ -52,8 +54,9 @@ func (r *resolving) run(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			}
+			wait = resolveApart - time.Since(began)
 		}
-		if !sleep(ctx, max(resolveApart, retry.next(0))) {
+		if !sleep(ctx, wait) {
 			return
 		}
 	}
