@@ -20,6 +20,7 @@ _CASE_WORDS: Final = frozenset(
      "connection_age", "timeout", "supplies", "alone"}
 )  # fmt: skip
 _KINDS: Final = ("do", "join", "world", "expect", "until", "stays", "let", "wait", "for")
+"""The words that say what a step is; the first that it has counts, the others are its members."""
 _REQUIRED: Final = ("name", "behaviour", "catches", "steps")
 COMMANDS: Final = frozenset(
     {"hello", "open", "close", "authorization", "many", "cancel_after", "report_rejected", "register_task", "end_task",
@@ -41,7 +42,7 @@ EVIDENCE: Final = OF_BROKERS | OF_SCRIPTED | _OF_OTHERS
 """Functions that say what the broker, the emulator or a server saw, whatever the client says."""
 _OF_PROCESS: Final = frozenset({"log", "fds", "os_threads", "sockets"})
 """Functions about a driver's process, which a case with them has for itself."""
-_OF_ANSWERS: Final = frozenset({"error", "failed", "took", "header", "secret", "gaps", "variable", "code_of"})
+_OF_ANSWERS: Final = frozenset({"error", "failed", "took", "header", "secret", "gaps", "variable"})
 FUNCTIONS: Final = EVIDENCE | _OF_PROCESS | _OF_ANSWERS
 
 
@@ -194,12 +195,9 @@ def _check(case: Case) -> None:
 def _check_steps(case: Case, steps: Iterable[Mapping[str, Any]], known: set[str]) -> None:
     """Check steps in their order, adding to `known` the names that they save."""
     for step in steps:
-        kinds = [word for word in _KINDS if word in step]
-        if kinds[:1] == ["do"]:
-            kinds = ["do"]  # the commands' own members may be called as steps are
-        if len(kinds) != 1:
-            raise CaseError(f"a step must be of one kind: {dict(step)}")
-        match kinds[0]:
+        match next((word for word in _KINDS if word in step), None):
+            case None:
+                raise CaseError(f"is no step: {dict(step)}")
             case "do":
                 if step["do"] not in COMMANDS:
                     raise CaseError(f"there is no command {step['do']}")

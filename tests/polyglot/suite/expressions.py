@@ -85,7 +85,8 @@ def names_in(expression: str) -> set[str]:
     Raises:
         ExpressionError: it is no expression.
     """
-    tree = _parsed(expression)
+    # Words of a `for` and variables may stand in it before they are known.
+    tree = _parsed(re.sub(r"\$[a-z][a-z0-9_]*", "0", expression))
     bound = {
         node.id
         for comprehension in ast.walk(tree)

@@ -20,7 +20,6 @@ from credentialbroker.v1 import broker_admin_pb2 as admin_pb2
 from broker.emulator import EmulatorServer, EmulatorSettings
 from broker.emulator.accounts import Account, fingerprint
 from broker.emulator.faults import FaultRule
-from broker.rpc.status import CODES
 from tests.polyglot.suite import brokers, processes
 from tests.polyglot.suite.brokers import Broker
 from tests.polyglot.suite.cases import COMMON_ACTIONS, OWN_ACTIONS, SCRIPTED_ACTIONS, Case
@@ -479,7 +478,6 @@ class World:
             "requests": self._requests,
             "gaps": _gaps,
             "variable": self.variables.__getitem__,
-            "code_of": _code_of,
         }
         if self.scripted is not None:
             scripted = self.scripted
@@ -611,11 +609,6 @@ async def _turn(broker: Broker, what: str) -> None:
             await broker.start()
         case _:
             broker.pause(on=what == "pause")
-
-
-def _code_of(reason: str) -> str:
-    """Return the word of the gRPC code that goes with a reason, by the broker's own table."""
-    return next(code.name for outcome, code in CODES.items() if outcome.reason == reason)
 
 
 def _replace(path: Path, content: bytes) -> None:
