@@ -2,6 +2,7 @@ package credentialbroker
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -275,6 +276,11 @@ type State struct {
 func (c *Client) State() State {
 	held, firstEnd := c.cache.holds()
 	return State{Watching: c.watcher.up.Load(), Held: held, FirstEndIn: firstEnd, LastError: c.presence.lastError()}
+}
+
+// Format says which broker the client asks, and nothing of what it holds, whatever the verb.
+func (c *Client) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "credential broker client of %s", c.settings.address)
 }
 
 // Close ends the stream, the connections and what is under way; whoever waits gets [ErrClosed]. Nothing of the client is

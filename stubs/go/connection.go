@@ -3,6 +3,7 @@ package credentialbroker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 )
 
@@ -47,6 +48,11 @@ func (c *Connection) Err() error {
 	default:
 		return nil
 	}
+}
+
+// Format shows the authorization without its headers, whatever the verb.
+func (c *Connection) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "connection with %v", c.authorization)
 }
 
 // Close ends the watch over the connection. Closing twice is fine.
