@@ -152,6 +152,8 @@ class CaseRun:
         except asyncio.CancelledError:
             task.cancel()
             raise
+        if command == "open" and answer.error is not None:
+            self._opened.remove(client)
         self._keep(step.get("save"), answer, step.get("fails"), command)
 
     def _named(self, name: str) -> str:

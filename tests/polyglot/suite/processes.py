@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -77,6 +78,38 @@ async def start(
         )
     _groups.add(process.pid)
     return process
+
+
+async def output(
+    words: Sequence[str], *, folder: Path, environment: Mapping[str, str], seconds: float
+) -> tuple[int | None, str, str]:
+    """
+    Run a program to its end.
+
+    Args:
+        words: it and its arguments.
+        folder: where.
+        environment: the whole of it.
+        seconds: how long it may take.
+
+    Returns:
+        Its exit code, None when it took too long, and what it wrote to standard output and standard error.
+    """
+    with tempfile.TemporaryDirectory(prefix="output-") as place:
+        said, log = Path(place) / "out", Path(place) / "err"
+        with said.open("wb") as sink, log.open("wb") as complaints:
+            process = await asyncio.create_subprocess_exec(
+                *words,
+                cwd=folder,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=complaints,
+                start_new_session=True,
+            )
+        _groups.add(process.pid)
+        code = await end(process, seconds=seconds)
+        return code, said.read_text(errors="replace"), log.read_text(errors="replace")
 
 
 async def end(process: asyncio.subprocess.Process, *, seconds: float, how: signal.Signals | None = None) -> int | None:
