@@ -1,3 +1,5 @@
+import { inspect } from "node:util";
+
 import type {
   Authorization as Message,
   CredentialKind,
@@ -30,6 +32,11 @@ export class Header {
   /** What to send, as it is. */
   get value(): string {
     return this.#value;
+  }
+
+  /** Printed by `node:util` without its value, also where getters are shown. */
+  [inspect.custom](): string {
+    return `Header { ${this.name} }`;
   }
 }
 

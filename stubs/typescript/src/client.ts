@@ -87,8 +87,10 @@ export class BrokerClient implements Disposable {
   readonly #channel: Channel;
   readonly #cache: Cache;
   readonly #watch: Watch | undefined;
-  readonly #authorizations = new SharedCalls<Authorization>(this.#clock);
-  readonly #tasks = new SharedCalls<Task>(this.#clock);
+  /** Calls for authorizations that are under way. */
+  readonly #authorizations: SharedCalls<Authorization>;
+  /** Calls about tasks that are under way; none is shared. */
+  readonly #tasks: SharedCalls<Task>;
   /** What was asked to get an authorization, for reports about it. */
   readonly #keys = new WeakMap<Authorization, Key>();
   #lastError: BrokerError | undefined;
@@ -103,6 +105,8 @@ export class BrokerClient implements Disposable {
   constructor(options: BrokerClientOptions = {}) {
     this.#settings = readSettings(options, process.env);
     this.#channel = new Channel(this.#settings, this.#clock);
+    this.#authorizations = new SharedCalls(this.#clock, this.#settings.timeoutMs);
+    this.#tasks = new SharedCalls(this.#clock, 0);
     this.#cache = new Cache(this.#settings.cacheSize, this.#clock, (entry) => this.#watch?.unsubscribe(entry));
     this.#watch = this.#settings.watch ? this.#makeWatch() : undefined;
   }
@@ -309,12 +313,10 @@ export class BrokerClient implements Disposable {
     if (expectsNext || now < entry.notBefore || this.#authorizations.has(word)) {
       return;
     }
-    this.#authorizations
-      .follow(word, this.#settings.timeoutMs, this.#asking(entry.key, NO_WISH))
-      .catch((error: unknown) => {
-        const atLeastMs = error instanceof BrokerError ? error.retryDelayMs : undefined;
-        entry.notBefore = this.#clock() + entry.backoff.next(atLeastMs);
-      });
+    this.#authorizations.follow(word, this.#asking(entry.key, NO_WISH)).catch((error: unknown) => {
+      const atLeastMs = error instanceof BrokerError ? error.retryDelayMs : undefined;
+      entry.notBefore = this.#clock() + entry.backoff.next(atLeastMs);
+    });
   }
 
   /** Makes the call that gets an authorization and keeps it. */

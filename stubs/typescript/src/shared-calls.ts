@@ -13,11 +13,14 @@ export interface Limits {
 /** Calls of which there is one at a time for each word, however many wait for it. */
 export class SharedCalls<Result> {
   readonly #clock: Clock;
+  readonly #timeoutMs: number;
   readonly #calls = new Map<string | symbol, SharedCall<Result>>();
   #closed: Error | undefined;
 
-  constructor(clock: Clock) {
+  /** @param timeoutMs how long a call may take at least, so that who waits longest gets its answer too. */
+  constructor(clock: Clock, timeoutMs: number) {
     this.#clock = clock;
+    this.#timeoutMs = timeoutMs;
   }
 
   /** Whether there is a call of this word. */
@@ -28,16 +31,20 @@ export class SharedCalls<Result> {
   /**
    * Waits for the call of a word, and begins it if there is none. While somebody waits the process is kept alive.
    *
-   * The call has the deadline of whoever began it. Those who may wait longer begin another when that one is over.
+   * Each waits no longer than it may. The call itself goes on for those who may wait longer; should it be over before
+   * their time is, they begin another.
    *
    * @throws BrokerError DEADLINE_EXCEEDED; the signal's reason; whatever the call fails with.
    */
   async share(word: string | symbol, { timeoutMs, signal }: Limits, run: Run<Result>): Promise<Result> {
     const deadline = this.#clock() + timeoutMs;
     for (;;) {
+      if (this.#closed !== undefined) {
+        throw this.#closed;
+      }
       signal?.throwIfAborted();
       const joined = this.#calls.get(word);
-      const call = joined ?? this.#begin(word, deadline - this.#clock(), run);
+      const call = joined ?? this.#begin(word, Math.max(deadline - this.#clock(), this.#timeoutMs), run);
       try {
         return await call.wait(deadline, signal);
       } catch (error) {
@@ -50,8 +57,8 @@ export class SharedCalls<Result> {
   }
 
   /** Begins the call of a word, of which there must be none, in the background: it does not keep the process alive. */
-  async follow(word: string | symbol, timeoutMs: number, run: Run<Result>): Promise<Result> {
-    return this.#begin(word, timeoutMs, run).follow();
+  async follow(word: string | symbol, run: Run<Result>): Promise<Result> {
+    return this.#begin(word, this.#timeoutMs, run).follow();
   }
 
   /** Gives all calls up: whoever waits, or comes later, fails with `reason`. */
@@ -69,9 +76,6 @@ export class SharedCalls<Result> {
       }
     });
     this.#calls.set(word, call);
-    if (this.#closed !== undefined) {
-      call.abort(this.#closed);
-    }
     return call;
   }
 }
