@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.polyglot.suite import builds, cases, lanes, matrix, toolchains
+from tests.polyglot.suite import builds, cases, lanes, matrix, mutations, toolchains
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write docs/conformance.md")
     parser.add_argument("--check-page", action="store_true", help="fail when docs/conformance.md is not current")
     parser.add_argument("--list", action="store_true", help="list the cases and run none")
+    parser.add_argument("--mutations", action="store_true", help="put each defect of mutations/ into the clients")
+    parser.add_argument("--groups", metavar="PATTERNS", help="with --mutations: of which groups, apart by commas")
     options = parser.parse_args(arguments)
     try:
         every_case = cases.load()
@@ -35,7 +37,26 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{case.group:12} {case.lane:9} {case.name:40} {case.behaviour}")
         print(f"{len(chosen)} cases")
         return 0
+    if options.mutations:
+        return _run_mutations(options, every_case, names)
     return _run(options, every_case, chosen, names)
+
+
+def _run_mutations(options: argparse.Namespace, every_case: list[cases.Case], names: tuple[str, ...]) -> int:
+    languages, missing = toolchains.present(names)
+    try:
+        wanted = {one.name: mutations.chosen(mutations.load(one.name, every_case), options.groups) for one in languages}
+    except mutations.MutationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    verdicts = [
+        verdict for name, some in wanted.items() for verdict in asyncio.run(mutations.run(name, some, every_case))
+    ]
+    survived = [verdict for verdict in verdicts if verdict.problem]
+    for one in missing:
+        print(f"skipped  {one.name}: {one.reason}")
+    print(f"{len(verdicts) - len(survived)} of {len(verdicts)} defects were found")
+    return 1 if survived or (missing and toolchains.in_ci()) else 0
 
 
 def _run(
