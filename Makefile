@@ -5,6 +5,9 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/
+# Languages of stubs/ that test, generate and conformance are restricted to, e.g. LANGS="go rust"; empty: all.
+LANGS ?=
+export LANGS
 SETUP := $(VENV)/.complete
 
 .PHONY: help
@@ -28,7 +31,7 @@ dev: $(SETUP) ## start broker and emulator, show a header accepted, say what to 
 	@$(RUN)credential-broker dev $(ARGS)
 
 .PHONY: test
-test: $(SETUP) ## everything that must be green; prints the seconds of each part
+test: $(SETUP) ## everything that must be green; prints the seconds of each part (PARTS, LANGS="go rust")
 	@$(RUN)python -m tests.run $(PARTS)
 
 .PHONY: check
@@ -41,10 +44,28 @@ format: $(SETUP) ## write the formatting
 	@$(RUN)buf format -w protos
 
 .PHONY: generate
-generate: $(SETUP) ## make the stubs and the generated pages from their sources
-	@$(RUN)python protos/generate.py
+generate: $(SETUP) ## make the stubs and the generated pages from their sources (LANGS)
+	@$(RUN)python protos/generate.py $(if $(LANGS),--languages $(LANGS))
 	@$(RUN)python docs/build_cli.py
 	@$(RUN)python docs/build_configuration.py
+
+.PHONY: conformance
+conformance: $(SETUP) ## build the clients of all languages and prove that they do the same (LANGS; ARGS="--cases 'watch-*'")
+	@$(RUN)python -m tests.polyglot $(ARGS)
+
+.PHONY: mutations
+mutations: $(SETUP) ## put defects into the clients, each of which must turn its cases red (LANGS)
+	@$(RUN)python -m tests.polyglot --mutations $(ARGS)
+
+.PHONY: bench-clients
+bench-clients: $(SETUP) ## measure in each language what a call from memory costs beside the RPC (LANGS)
+	@$(RUN)python -m tests.polyglot.suite.builds build
+	@$(RUN)python -m tests.polyglot.suite.benchmarks
+
+.PHONY: clients-restart
+clients-restart: $(SETUP) ## restart a broker 100 times under the traffic of all clients (LANGS, ARGS="--runs 10")
+	@$(RUN)python -m tests.polyglot.suite.builds build
+	@$(RUN)python -m tests.polyglot.suite.restarts $(ARGS)
 
 .PHONY: bench
 bench: $(SETUP) ## measure the warm path against a bare echo, calls in flight, start-up (about five minutes)

@@ -17,6 +17,8 @@ BIN = Path(sys.executable).parent
 # Two at a time: most tests wait for processes and sockets, and these machines have two cores.
 PYTEST = [str(BIN / "pytest"), "-q", "-p", "no:cacheprovider"]
 
+PYTHON_MODULE = [sys.executable, "-m"]
+
 PARTS: dict[str, list[list[str]]] = {
     "format": [
         [str(BIN / "ruff"), "format", "--check", "-q", "."],
@@ -28,6 +30,13 @@ PARTS: dict[str, list[list[str]]] = {
     "unit": [[*PYTEST, "-n", "2", "tests/unit", "tests/fuzz"]],
     "contract": [[*PYTEST, "-n", "2", "tests/contract"]],
     "integration": [[*PYTEST, "-n", "2", "--dist", "loadfile", "tests/integration"]],
+    # What is built of other languages, and what is proven with it; LANGS chooses some of them.
+    "polyglot-build": [[*PYTHON_MODULE, "tests.polyglot.suite.builds"]],
+    "conformance": [
+        [*PYTHON_MODULE, "tests.polyglot", "--no-build", "--check-page"],
+        [*PYTHON_MODULE, "tests.polyglot.suite.restarts", "--runs", "5"],
+    ],
+    "examples": [[*PYTHON_MODULE, "tests.polyglot.suite.examples"]],
     "dev": [
         [
             str(BIN / "credential-broker"),
