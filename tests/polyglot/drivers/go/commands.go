@@ -17,7 +17,13 @@ type driver struct {
 	clients     map[string]*credentialbroker.Client
 	connections map[string]*credentialbroker.Connection
 	traffics    map[string]*traffic
-	held        map[int]*credentialbroker.Authorization
+	held        map[int]held // by the id of the command that got it
+}
+
+// held is an authorization and what it was asked for with.
+type held struct {
+	*credentialbroker.Authorization
+	request credentialbroker.Request
 }
 
 func newDriver() *driver {
@@ -25,7 +31,7 @@ func newDriver() *driver {
 		clients:     map[string]*credentialbroker.Client{},
 		connections: map[string]*credentialbroker.Connection{},
 		traffics:    map[string]*traffic{},
-		held:        map[int]*credentialbroker.Authorization{},
+		held:        map[int]held{},
 	}
 }
 
@@ -194,7 +200,7 @@ func (d *driver) authorization(client *credentialbroker.Client, c command) (obje
 	authorization, err := client.Authorization(ctx, c.request(0))
 	if err == nil {
 		d.mu.Lock()
-		d.held[c.ID] = authorization
+		d.held[c.ID] = held{authorization, c.request(0)}
 		d.mu.Unlock()
 	}
 	return described(authorization, err)
@@ -229,14 +235,14 @@ func concurrently(count int, call func(n int)) {
 }
 
 func (d *driver) reportRejected(client *credentialbroker.Client, c command) (object, error) {
-	held, err := named(d, d.held, c.Held)
+	rejected, err := named(d, d.held, c.Held)
 	if err != nil {
 		return nil, err
 	}
 	report := func(int) (*credentialbroker.Authorization, error) {
 		ctx, cancel := c.context()
 		defer cancel()
-		return client.ReportRejected(ctx, held, c.Detail)
+		return client.ReportRejected(ctx, rejected.Authorization, c.Detail)
 	}
 	if c.Count > 1 {
 		return many(c, report)
@@ -244,7 +250,7 @@ func (d *driver) reportRejected(client *credentialbroker.Client, c command) (obj
 	better, err := report(0)
 	if err == nil {
 		d.mu.Lock()
-		d.held[c.ID] = better
+		d.held[c.ID] = held{better, rejected.request}
 		d.mu.Unlock()
 	}
 	return described(better, err)

@@ -88,11 +88,12 @@ func burn(client *credentialbroker.Client, c command) (object, error) {
 
 // show prints what users hold in every way that Go has.
 func (d *driver) show(client *credentialbroker.Client, c command) (object, error) {
-	held, err := named(d, d.held, c.Held)
+	shown, err := named(d, d.held, c.Held)
 	if err != nil {
 		return nil, err
 	}
-	connection, err := client.Connection(context.Background(), c.request(0))
+	held := shown.Authorization
+	connection, err := client.Connection(context.Background(), shown.request)
 	if err != nil {
 		return nil, err
 	}
