@@ -34,6 +34,12 @@ OWN_ACTIONS: Final = frozenset({"kill_broker", "stop_broker", "start_broker", "p
 SCRIPTED_ACTIONS: Final = frozenset({"script", "script_streams", "push", "closing", "end_streams", "gate"})
 COMMON_ACTIONS: Final = frozenset({"hosts", "write_file", "copy_file"})
 
+VARIABLES: Final = frozenset(
+    {"thread", "thread2", "thread3", "identity", "other", "short", "bearer", "broker", "broker_b", "unix", "unix_b", "port",
+     "emulator", "origin", "origin_port", "trap", "trap_port", "echo", "echo_ca", "tls_broker", "mtls_broker", "ca",
+     "other_ca", "certificate", "private_key", "adapter", "folder"}
+)  # fmt: skip
+
 OF_BROKERS: Final = frozenset({"calls", "streams", "subscriptions", "values", "withdrawals"})
 """Functions that read a broker's metrics: of the whole broker, so of no use beside other cases."""
 OF_SCRIPTED: Final = frozenset({"received", "opened", "connections", "attempts"})
@@ -178,6 +184,9 @@ def _check(case: Case) -> None:
         raise CaseError("only a case of the lane own has brokers of its own")
     if case.adapters not in {None, "http", "grpc"}:
         raise CaseError("its adapters are neither http nor grpc")
+    words = {step["for"] for step in walk(case.steps) if "for" in step}
+    if unknown := case.variables - VARIABLES - words:
+        raise CaseError(f"{', '.join(sorted(unknown))}: is no variable")
     known = set(FUNCTIONS)
     _check_steps(case, case.steps, known)
     functions = case.functions
