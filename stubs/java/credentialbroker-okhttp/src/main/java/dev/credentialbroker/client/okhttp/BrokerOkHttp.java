@@ -1,0 +1,158 @@
+package dev.credentialbroker.client.okhttp;
+
+import dev.credentialbroker.client.Authorization;
+import dev.credentialbroker.client.AuthorizationRequest;
+import dev.credentialbroker.client.BrokerClient;
+import dev.credentialbroker.client.BrokerException;
+import dev.credentialbroker.client.Header;
+import dev.credentialbroker.client.OriginException;
+import java.io.IOException;
+import java.util.function.Function;
+import okhttp3.HttpUrl;
+import okhttp3.Interceptor;
+import okhttp3.OkHttpClient;
+import okhttp3.Request;
+import okhttp3.RequestBody;
+import okhttp3.Response;
+
+/**
+ * Makes an {@link OkHttpClient} attach the broker's headers to requests to one origin.
+ *
+ * <p>After a 401 it reports the headers and sends the request once more with better ones, unless
+ * its body is one-shot or duplex. The 401 is the answer when the broker has nothing better. A
+ * request to another origin fails with {@link OriginException}, before anything is sent. A redirect
+ * that OkHttp follows is followed without any of the headers, also to the same origin.
+ *
+ * <p>OkHttp takes nothing but an {@link IOException} from an interceptor: a {@link BrokerException}
+ * is the cause of one. Websockets of OkHttp do not get the headers; dial them with those of {@link
+ * BrokerClient#connection}.
+ */
+public final class BrokerOkHttp {
+  private BrokerOkHttp() {}
+
+  /**
+   * Adds it to a client whose requests all belong to one thread, or none.
+   *
+   * @param origin the backend's, as {@code https://api.example.com}
+   * @param request what to ask the broker for
+   */
+  public static OkHttpClient.Builder addTo(
+      OkHttpClient.Builder builder,
+      BrokerClient broker,
+      HttpUrl origin,
+      AuthorizationRequest request) {
+    return addTo(builder, broker, origin, each -> request);
+  }
+
+  /**
+   * Adds it to a client of which each request says what it is for.
+   *
+   * @param origin the backend's, as {@code https://api.example.com}
+   * @param wanted what to ask the broker for, for each request
+   */
+  public static OkHttpClient.Builder addTo(
+      OkHttpClient.Builder builder,
+      BrokerClient broker,
+      HttpUrl origin,
+      Function<Request, AuthorizationRequest> wanted) {
+    return builder
+        .addInterceptor(new Authorize(broker, origin, wanted))
+        .addNetworkInterceptor(new Attach(origin));
+  }
+
+  /** What one attempt to send a request carries: until a redirect, which ends it. */
+  private static final class Attempt {
+    final Authorization authorization;
+    volatile boolean redirected;
+
+    Attempt(Authorization authorization) {
+      this.authorization = authorization;
+    }
+  }
+
+  /** Gets the headers for a request, and better ones after a 401. It sees requests, not hops. */
+  private static final class Authorize implements Interceptor {
+    private final BrokerClient broker;
+    private final HttpUrl origin;
+    private final Function<Request, AuthorizationRequest> wanted;
+
+    Authorize(
+        BrokerClient broker, HttpUrl origin, Function<Request, AuthorizationRequest> wanted) {
+      this.broker = broker;
+      this.origin = origin;
+      this.wanted = wanted;
+    }
+
+    @Override
+    public Response intercept(Chain chain) throws IOException {
+      Request request = chain.request();
+      if (!isOf(origin, request.url())) {
+        throw new OriginException(origin.uri(), request.url().uri());
+      }
+      Attempt first = new Attempt(authorization(request));
+      Response answer = chain.proceed(carrying(first, request));
+      if (answer.code() != 401 || first.redirected) {
+        return answer;
+      }
+      Authorization better;
+      try {
+        better = broker.reportRejected(first.authorization, "401 to OkHttp");
+      } catch (BrokerException | IllegalStateException nothingBetter) {
+        return answer;
+      }
+      if (!canSendAgain(request)) {
+        return answer;
+      }
+      answer.close();
+      return chain.proceed(carrying(new Attempt(better), request));
+    }
+
+    private Authorization authorization(Request request) throws IOException {
+      try {
+        return broker.authorization(wanted.apply(request).withTargetUrl(origin.uri()));
+      } catch (BrokerException | IllegalStateException e) {
+        throw new IOException(e.getMessage(), e);
+      }
+    }
+
+    private static Request carrying(Attempt attempt, Request request) {
+      return request.newBuilder().tag(Attempt.class, attempt).build();
+    }
+
+    private static boolean canSendAgain(Request request) {
+      RequestBody body = request.body();
+      return body == null || !(body.isOneShot() || body.isDuplex());
+    }
+  }
+
+  /** Puts the headers on what goes over the network, hop by hop, until the first redirect. */
+  private static final class Attach implements Interceptor {
+    private final HttpUrl origin;
+
+    Attach(HttpUrl origin) {
+      this.origin = origin;
+    }
+
+    @Override
+    public Response intercept(Chain chain) throws IOException {
+      Request request = chain.request();
+      Attempt attempt = request.tag(Attempt.class);
+      if (attempt == null || attempt.redirected || !isOf(origin, request.url())) {
+        return chain.proceed(request);
+      }
+      Request.Builder with = request.newBuilder();
+      for (Header header : attempt.authorization.headers()) {
+        with.header(header.name(), header.value());
+      }
+      Response answer = chain.proceed(with.build());
+      attempt.redirected = answer.isRedirect();
+      return answer;
+    }
+  }
+
+  private static boolean isOf(HttpUrl origin, HttpUrl url) {
+    return origin.scheme().equals(url.scheme())
+        && origin.host().equals(url.host())
+        && origin.port() == url.port();
+  }
+}

@@ -1,0 +1,79 @@
+package dev.credentialbroker.client;
+
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+
+/**
+ * The headers for dialling a connection that lives on (a websocket, a pool), and whether it may.
+ *
+ * <p>Close it with the connection. While it is open its authorization is kept current.
+ */
+public final class BrokerConnection implements AutoCloseable {
+  private final BrokerClient client;
+  private final Authorization authorization;
+  private final CompletableFuture<Void> told = new CompletableFuture<>();
+  private volatile boolean changed;
+
+  BrokerConnection(BrokerClient client, Authorization authorization) {
+    this.client = client;
+    this.authorization = authorization;
+  }
+
+  /** The headers to dial with, now. */
+  public List<Header> headers() {
+    return authorization.headers();
+  }
+
+  /** What the headers belong to: another tag means another connection. */
+  public String connectionTag() {
+    return authorization.connectionTag();
+  }
+
+  /**
+   * Whether the connection must not be used any longer: its tag changed, or what it was dialled
+   * with was withdrawn.
+   */
+  public boolean changed() {
+    client.refreshFor(this);
+    return changed;
+  }
+
+  /**
+   * Completes once {@link #changed} is true, or exceptionally when the client is closed. Every call
+   * returns a future of its own, which may be cancelled.
+   */
+  public CompletableFuture<Void> whenChanged() {
+    return told.copy();
+  }
+
+  /** Tells the client that the connection is closed. */
+  @Override
+  public void close() {
+    client.forget(this);
+  }
+
+  Authorization authorization() {
+    return authorization;
+  }
+
+  void tagIs(String tag) {
+    if (!tag.equals(authorization.connectionTag())) {
+      change();
+    }
+  }
+
+  void change() {
+    changed = true;
+    client.execute(() -> told.complete(null));
+  }
+
+  void fail(RuntimeException failure) {
+    told.completeExceptionally(failure);
+  }
+
+  /** Without the headers' values. */
+  @Override
+  public String toString() {
+    return "BrokerConnection[authorization=%s, changed=%s]".formatted(authorization, changed);
+  }
+}

@@ -1,0 +1,281 @@
+package dev.credentialbroker.client;
+
+import dev.credentialbroker.v1.Subscribe;
+import dev.credentialbroker.v1.Unsubscribe;
+import dev.credentialbroker.v1.WatchAuthorizationsRequest;
+import dev.credentialbroker.v1.WatchAuthorizationsResponse;
+import io.grpc.Context;
+import io.grpc.Status;
+import io.grpc.stub.ClientCallStreamObserver;
+import io.grpc.stub.ClientResponseObserver;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.concurrent.ScheduledFuture;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * The stream on which the broker sends the next value of every entry.
+ *
+ * <p>There is one at a time, and one more while a stream that the broker is closing has its
+ * successor already. All is done under the lock of this object, which nobody holds during I/O.
+ */
+final class Watch {
+  private static final long LIVED = TimeUnit.SECONDS.toNanos(5);
+
+  private final BrokerChannel channel;
+  private final Cache cache;
+  private final Presence presence;
+  private final Runnable silent;
+  private final long silence;
+  private final Backoff backoff =
+      new Backoff(0.2, 2, 10, () -> ThreadLocalRandom.current().nextDouble());
+  private final Map<String, Entry> entries = new LinkedHashMap<>();
+  private Stream current;
+  private boolean waiting;
+  private boolean closed;
+  private volatile boolean up;
+
+  /**
+   * @param silence nanoseconds without any message after which a stream is dead
+   * @param silent called when one was
+   */
+  Watch(BrokerChannel channel, Cache cache, Presence presence, long silence, Runnable silent) {
+    this.channel = channel;
+    this.cache = cache;
+    this.presence = presence;
+    this.silence = silence;
+    this.silent = silent;
+  }
+
+  /** Whether the broker sends values by itself at this moment. */
+  boolean isUp() {
+    return up;
+  }
+
+  synchronized void subscribe(Entry entry) {
+    if (closed || entry.isDropped()) {
+      return;
+    }
+    entries.put(entry.id, entry);
+    if (current != null) {
+      current.subscribe(entry);
+    } else if (!waiting) {
+      open();
+    }
+  }
+
+  synchronized void unsubscribe(Entry entry) {
+    if (entries.remove(entry.id) != null && current != null) {
+      current.unsubscribe(entry.id);
+    }
+  }
+
+  synchronized void close() {
+    closed = true;
+    up = false;
+    for (Stream stream = current; stream != null; stream = stream.before) {
+      stream.cancel();
+    }
+    current = null;
+  }
+
+  /** Opens the next stream. The one before goes on until this one is up. */
+  private void open() {
+    waiting = false;
+    if (closed || (entries.isEmpty() && current == null)) {
+      return;
+    }
+    current = new Stream(current);
+    current.begin();
+    entries.values().forEach(current::subscribe);
+  }
+
+  private synchronized void openWaited() {
+    open();
+  }
+
+  private void openLater(long nanos) {
+    if (!waiting) {
+      waiting = true;
+      channel.later(nanos, this::openWaited);
+    }
+  }
+
+  private void tellUp() {
+    up = current != null && (current.ready || (current.before != null && current.before.ready));
+  }
+
+  private final class Stream
+      implements ClientResponseObserver<WatchAuthorizationsRequest, WatchAuthorizationsResponse> {
+    private Stream before;
+    private ClientCallStreamObserver<WatchAuthorizationsRequest> requests;
+    private final long opened = System.nanoTime();
+    private long heard = opened;
+    private boolean ready;
+    private boolean finished;
+    private boolean ended;
+    private ScheduledFuture<?> alarm;
+
+    Stream(Stream before) {
+      this.before = before;
+    }
+
+    void begin() {
+      // Not in the context of whoever happened to need the first entry: the stream outlives that.
+      Context.ROOT.run(() -> channel.streams().watchAuthorizations(this));
+      alarm = channel.later(silence, this::listen);
+    }
+
+    @Override
+    public void beforeStart(ClientCallStreamObserver<WatchAuthorizationsRequest> requests) {
+      this.requests = requests;
+      requests.setOnReadyHandler(this::onReady);
+    }
+
+    void subscribe(Entry entry) {
+      Subscribe.Builder wanted =
+          Subscribe.newBuilder()
+              .setSubscriptionId(entry.id)
+              .setScope(entry.key.scope())
+              .setThreadId(entry.key.thread())
+              .setIdentity(entry.key.identity());
+      Authorization held = entry.value();
+      if (held != null && !held.lifetime().isDue(System.nanoTime())) {
+        wanted.setKnownRevision(held.revision());
+      }
+      send(WatchAuthorizationsRequest.newBuilder().setSubscribe(wanted).build());
+    }
+
+    void unsubscribe(String id) {
+      send(
+          WatchAuthorizationsRequest.newBuilder()
+              .setUnsubscribe(Unsubscribe.newBuilder().setSubscriptionId(id))
+              .build());
+    }
+
+    private void send(WatchAuthorizationsRequest request) {
+      if (!ended && !finished) {
+        requests.onNext(request);
+      }
+    }
+
+    /** Lets the broker end it. */
+    private void finish() {
+      if (!ended && !finished) {
+        finished = true;
+        requests.onCompleted();
+      }
+    }
+
+    /** It has a connection. */
+    private void onReady() {
+      synchronized (Watch.this) {
+        if (ended || ready) {
+          return;
+        }
+        ready = true;
+        if (before != null) {
+          before.finish();
+        }
+        tellUp();
+      }
+    }
+
+    @Override
+    public void onNext(WatchAuthorizationsResponse message) {
+      long now = System.nanoTime();
+      presence.back();
+      Entry entry;
+      synchronized (Watch.this) {
+        heard = now;
+        if (ended) {
+          return;
+        }
+        if (message.getEventCase() == WatchAuthorizationsResponse.EventCase.CLOSING) {
+          if (this == current) {
+            openLater(Durations.nanos(Durations.of(message.getClosing().getRetryDelay())));
+          }
+          return;
+        }
+        entry = entries.get(message.getSubscriptionId());
+      }
+      if (entry == null) {
+        return;
+      }
+      switch (message.getEventCase()) {
+        case AUTHORIZATION ->
+            cache.renew(entry, Authorization.of(entry.key, message.getAuthorization(), now), now);
+        case WITHDRAWAL -> cache.withdraw(entry, now);
+        case ERROR -> presence.failed(BrokerException.of(message.getError().getStatus()));
+        default -> {
+          // A heartbeat, or what a newer broker says: that it says something is all there is to it.
+        }
+      }
+    }
+
+    @Override
+    public void onError(Throwable failure) {
+      end(BrokerException.of(failure));
+    }
+
+    @Override
+    public void onCompleted() {
+      end(null);
+    }
+
+    /** Ends the stream if nothing was heard for too long; else listens on. */
+    private void listen() {
+      synchronized (Watch.this) {
+        if (ended) {
+          return;
+        }
+        long left = heard + silence - System.nanoTime();
+        if (left > 0) {
+          alarm = channel.later(left, this::listen);
+          return;
+        }
+      }
+      silent.run();
+      end(BrokerException.of(Status.Code.UNAVAILABLE, "the stream was silent for too long"));
+      cancel();
+    }
+
+    private void end(BrokerException failure) {
+      synchronized (Watch.this) {
+        if (ended) {
+          return;
+        }
+        ended = true;
+        ready = false;
+        if (alarm != null) {
+          alarm.cancel(false);
+        }
+        if (current != null && current.before == this) {
+          current.before = null;
+        }
+        if (closed) {
+          return;
+        }
+        if (failure != null) {
+          presence.failed(failure);
+        }
+        if (this == current) {
+          current = before != null && !before.finished ? before : null;
+          if (System.nanoTime() - opened >= LIVED) {
+            backoff.reset();
+          }
+          long told =
+              failure == null ? 0 : failure.retryDelay().map(Durations::nanos).orElse(0L);
+          openLater(Math.max(backoff.next(), told));
+        }
+        before = null;
+        tellUp();
+      }
+    }
+
+    void cancel() {
+      requests.cancel("not needed any longer", null);
+    }
+  }
+}
