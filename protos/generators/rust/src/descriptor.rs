@@ -27,6 +27,14 @@ pub struct Message {
     pub oneof_decl: Vec<Oneof>,
 }
 
+impl Message {
+    /// The oneofs that have choices, with their indices.
+    pub fn oneofs(&self) -> impl Iterator<Item = (i32, &Oneof)> {
+        let has_choices = |index| self.field.iter().any(|field| field.oneof() == Some(index));
+        (0..).zip(&self.oneof_decl).filter(move |(index, _)| has_choices(*index))
+    }
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Field {
     #[prost(string, tag = "1")]
@@ -37,6 +45,15 @@ pub struct Field {
     pub options: Option<FieldOptions>,
     #[prost(int32, optional, tag = "9")]
     pub oneof_index: Option<i32>,
+    #[prost(bool, tag = "17")]
+    pub proto3_optional: bool,
+}
+
+impl Field {
+    /// The oneof that it is a choice of; the oneof of an `optional` field is there only for descriptors.
+    pub fn oneof(&self) -> Option<i32> {
+        self.oneof_index.filter(|_| !self.proto3_optional)
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -2,8 +2,8 @@
 //!
 //!     credentialbroker-generator DESCRIPTOR_SET FOLDER
 //!
-//! prost derives `Debug` for every message and knows nothing of `debug_redact`. Messages and oneofs that have a field of
-//! that option are generated without `Debug`; theirs is written here and shows the field's name alone.
+//! prost derives `Debug` for every message and knows nothing of `debug_redact`. Messages that have a field of that option
+//! are generated without `Debug`; theirs is written here and shows the field's name alone.
 
 use std::fmt::Write as _;
 use std::{env, error::Error, fs, path::Path};
@@ -37,49 +37,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the paths of all messages and oneofs that hold a secret of their own, and the source of their `Debug`.
+/// Returns the paths of all messages that hold a secret of their own, and the source of their `Debug`. What prost does
+/// with a message's path it does with the oneofs of the message too.
 fn redacted(set: &Files) -> (Vec<String>, String) {
     let (mut paths, mut source) = (Vec::new(), String::new());
     let ours = set.file.iter().filter(|file| file.package == PACKAGE);
     for message in ours.flat_map(|file| &file.message_type) {
-        if message
-            .field
-            .iter()
-            .any(|field| is_secret(field) && field.oneof_index.is_none())
-        {
-            paths.push(format!(".{PACKAGE}.{}", message.name));
-            source.push_str(&debug_of_message(message));
+        if !message.field.iter().any(is_secret) {
+            continue;
         }
-        for (index, oneof) in (0..).zip(&message.oneof_decl) {
-            let choices: Vec<_> = message
-                .field
-                .iter()
-                .filter(|field| field.oneof_index == Some(index))
-                .collect();
-            if choices.iter().any(|field| is_secret(field)) {
-                paths.push(format!(".{PACKAGE}.{}.{}", message.name, oneof.name));
-                source.push_str(&debug_of_oneof(message, &oneof.name, &choices));
-            }
+        paths.push(format!(".{PACKAGE}.{}", message.name));
+        source.push_str(&debug_of_message(message));
+        for (index, oneof) in message.oneofs() {
+            let choices: Vec<_> = message.field.iter().filter(|field| field.oneof() == Some(index)).collect();
+            source.push_str(&debug_of_oneof(message, &oneof.name, &choices));
         }
     }
     (paths, source)
 }
 
 fn is_secret(field: &Field) -> bool {
-    field
-        .options
-        .as_ref()
-        .is_some_and(|options| options.debug_redact)
+    field.options.as_ref().is_some_and(|options| options.debug_redact)
 }
 
 fn debug_of_message(message: &Message) -> String {
     let name = &message.name;
     let mut fields = String::new();
-    for field in message
-        .field
-        .iter()
-        .filter(|field| field.oneof_index.is_none())
-    {
+    for field in message.field.iter().filter(|field| field.oneof().is_none()) {
         let value = match (is_secret(field), field.kind == descriptor::KIND_ENUM) {
             (true, _) => "&format_args!(\"[redacted]\")".to_owned(),
             (false, true) => format!("&self.{}()", field.name),
@@ -87,7 +71,7 @@ fn debug_of_message(message: &Message) -> String {
         };
         let _ = writeln!(fields, "            .field(\"{}\", {value})", field.name);
     }
-    for oneof in &message.oneof_decl {
+    for (_, oneof) in message.oneofs() {
         let _ = writeln!(fields, "            .field(\"{0}\", &self.{0})", oneof.name);
     }
     format!(
@@ -107,11 +91,8 @@ fn debug_of_oneof(message: &Message, oneof: &str, choices: &[&Field]) -> String 
     let mut arms = String::new();
     for field in choices {
         let choice = camel(&field.name);
-        let (binding, value) = if is_secret(field) {
-            ("_", "&format_args!(\"[redacted]\")")
-        } else {
-            ("value", "value")
-        };
+        let (binding, value) =
+            if is_secret(field) { ("_", "&format_args!(\"[redacted]\")") } else { ("value", "value") };
         let _ = writeln!(
             arms,
             "            Self::{choice}({binding}) => formatter.debug_tuple(\"{choice}\").field({value}).finish(),"
@@ -142,7 +123,5 @@ fn snake(name: &str) -> String {
 
 /// `auth_json` to `AuthJson`, as prost names a choice.
 fn camel(name: &str) -> String {
-    name.split('_')
-        .map(|word| word[..1].to_ascii_uppercase() + &word[1..])
-        .collect()
+    name.split('_').map(|word| word[..1].to_ascii_uppercase() + &word[1..]).collect()
 }

@@ -2389,6 +2389,7 @@ pub struct CreateIdentityResponse {
 }
 /// Request of ImportIdentity.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ImportIdentityRequest {
     /// Required. See the service.
     #[prost(string, tag = "1")]
@@ -2430,6 +2431,7 @@ pub struct ImportIdentityRequest {
 pub mod import_identity_request {
     /// Required: exactly one.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[prost(skip_debug)]
     pub enum Source {
         /// The content of a Codex `auth.json`, of any version, at most 32,768 bytes. Sealed on arrival.
         #[prost(bytes, tag = "5")]
@@ -2444,6 +2446,7 @@ pub mod import_identity_request {
     /// Where its bearer comes from. Unset: beside `auth_json` in mode BEARER, or in mode AGENT if it has one, the file's API
     /// key or access token is kept without its refresh token, and serves until it expires; else the identity has no bearer.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[prost(skip_debug)]
     pub enum Bearer {
         /// Name of a bearer source in the configuration.
         #[prost(string, tag = "8")]
@@ -2553,6 +2556,7 @@ pub struct RotateIdentityKeyResponse {
 }
 /// Request of ReauthenticateIdentity.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ReauthenticateIdentityRequest {
     /// Required. See the service.
     #[prost(string, tag = "1")]
@@ -2574,6 +2578,7 @@ pub struct ReauthenticateIdentityRequest {
 pub mod reauthenticate_identity_request {
     /// Required: exactly one. Must be of the identity's account and user, where it has them.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[prost(skip_debug)]
     pub enum Credential {
         /// A new token or API key.
         #[prost(message, tag = "3")]
@@ -4939,6 +4944,24 @@ impl ::core::fmt::Debug for BareKey {
             .finish()
     }
 }
+impl ::core::fmt::Debug for ImportIdentityRequest {
+    fn fmt(&self, formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        formatter
+            .debug_struct("ImportIdentityRequest")
+            .field("request_id", &self.request_id)
+            .field("name", &self.name)
+            .field("backend", &self.backend)
+            .field("mode", &self.mode())
+            .field("expected_account_id", &self.expected_account_id)
+            .field("expected_user_id", &self.expected_user_id)
+            .field("assertions_enabled", &self.assertions_enabled)
+            .field("expire_time", &self.expire_time)
+            .field("comment", &self.comment)
+            .field("source", &self.source)
+            .field("bearer", &self.bearer)
+            .finish()
+    }
+}
 impl ::core::fmt::Debug for import_identity_request::Source {
     fn fmt(&self, formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         match self {
@@ -4946,6 +4969,27 @@ impl ::core::fmt::Debug for import_identity_request::Source {
             Self::IdentityJwt(_) => formatter.debug_tuple("IdentityJwt").field(&format_args!("[redacted]")).finish(),
             Self::BareKey(value) => formatter.debug_tuple("BareKey").field(value).finish(),
         }
+    }
+}
+impl ::core::fmt::Debug for import_identity_request::Bearer {
+    fn fmt(&self, formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        match self {
+            Self::BearerSource(value) => formatter.debug_tuple("BearerSource").field(value).finish(),
+            Self::StaticBearer(value) => formatter.debug_tuple("StaticBearer").field(value).finish(),
+            Self::OauthBearer(value) => formatter.debug_tuple("OauthBearer").field(value).finish(),
+        }
+    }
+}
+impl ::core::fmt::Debug for ReauthenticateIdentityRequest {
+    fn fmt(&self, formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        formatter
+            .debug_struct("ReauthenticateIdentityRequest")
+            .field("request_id", &self.request_id)
+            .field("name", &self.name)
+            .field("etag", &self.etag)
+            .field("comment", &self.comment)
+            .field("credential", &self.credential)
+            .finish()
     }
 }
 impl ::core::fmt::Debug for reauthenticate_identity_request::Credential {

@@ -1,0 +1,33 @@
+#![doc = include_str!("../README.md")]
+
+mod address;
+mod authorization;
+mod backoff;
+mod builder;
+mod cache;
+mod client;
+mod connection;
+mod error;
+mod flights;
+mod interceptor;
+mod lifetime;
+mod origin;
+mod tasks;
+#[cfg(feature = "tower")]
+pub mod tower;
+mod transport;
+mod watch;
+
+pub use authorization::{Authorization, Request};
+pub use builder::Builder;
+pub use client::{Client, State};
+pub use connection::Connection;
+pub use error::{ArgumentError, BrokerError, Error};
+pub use interceptor::Interceptor;
+pub use transport::Channel;
+
+/// The generated messages and services of `credentialbroker.v1`: callers' and operators'.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+pub mod v1 {
+    include!("generated/credentialbroker.v1.rs");
+}

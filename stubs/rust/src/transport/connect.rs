@@ -1,0 +1,96 @@
+//! One connection: dialling, TLS, HTTP/2.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tonic::body::Body;
+
+use crate::tasks::Tasks;
+
+const DIAL: Duration = Duration::from_secs(20);
+const PING: Duration = Duration::from_secs(60);
+const PONG: Duration = Duration::from_secs(20);
+
+/// Where one connection goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Target {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => path.display().fmt(formatter),
+        }
+    }
+}
+
+/// Makes connections. Clones share the TLS settings.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    pub(crate) tasks: Tasks,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Arc<super::tls::Tls>>,
+}
+
+/// What calls are sent with.
+pub(crate) type Sender = http2::SendRequest<Body>;
+
+/// Ends when the connection does.
+pub(crate) type Running = http2::Connection<TokioIo<Box<dyn Stream>>, Body, Tasks>;
+
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Connector {
+    /// Looks at the TLS files, if it is time.
+    pub(crate) fn look(&self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.look();
+        }
+    }
+
+    pub(crate) async fn connect(&self, target: &Target) -> io::Result<(Sender, Running)> {
+        timeout(DIAL, self.dial(target)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    async fn dial(&self, target: &Target) -> io::Result<(Sender, Running)> {
+        let mut stream: Box<dyn Stream> = match target {
+            Target::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            #[cfg(unix)]
+            Target::Unix(path) => Box::new(tokio::net::UnixStream::connect(path).await?),
+            #[cfg(not(unix))]
+            Target::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.look();
+            let (connector, name) = tls.current();
+            stream = Box::new(connector.connect(name, stream).await?);
+        }
+        http2::Builder::new(self.tasks.clone())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,192 @@
+//! A connection to each address of the broker, kept up, and calls spread over them in turn.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::Status;
+
+use super::connect::{Connector, Sender, Target};
+use crate::address::Address;
+use crate::backoff::Backoff;
+
+/// A connection that lived so long was a good one: the next attempts begin with the shortest wait.
+const GOOD: Duration = Duration::from_secs(5);
+
+/// The name is resolved no more often than this.
+const RESOLVE: Duration = Duration::from_secs(5);
+
+/// The connections of one client. Nothing is connected before `keep` runs.
+pub(crate) struct Replicas {
+    connected: watch::Sender<Connected>,
+    turn: AtomicUsize,
+}
+
+/// What there is now.
+#[derive(Default)]
+pub(crate) struct Connected {
+    ready: Vec<Replica>,
+    /// Why the last attempt failed, while nothing is ready.
+    failure: Option<Arc<str>>,
+}
+
+/// One connection that takes calls.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    pub(crate) id: u64,
+    pub(crate) sender: Sender,
+}
+
+impl Connected {
+    /// Whether there is a connection: `None` while that is not known yet.
+    pub(crate) fn is_up(&self) -> Option<bool> {
+        if self.ready.is_empty() { self.failure.as_ref().map(|_| false) } else { Some(true) }
+    }
+}
+
+impl Replicas {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { connected: watch::Sender::default(), turn: AtomicUsize::new(0) })
+    }
+
+    /// Returns the connection whose turn it is. Where there is none, waits; with `wait` unset only until an attempt has
+    /// failed, which is the error.
+    pub(crate) async fn pick(&self, wait: bool) -> Result<Replica, Status> {
+        let mut connected = self.connected.subscribe();
+        loop {
+            {
+                let now = connected.borrow_and_update();
+                if !now.ready.is_empty() {
+                    let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                    return Ok(now.ready[turn % now.ready.len()].clone());
+                }
+                if let (false, Some(failure)) = (wait, &now.failure) {
+                    return Err(Status::unavailable(format!("no connection: {failure}")));
+                }
+            }
+            if connected.changed().await.is_err() {
+                return Err(Status::unavailable("no connection"));
+            }
+        }
+    }
+
+    /// Why there is no connection, if there is none.
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        self.connected.borrow().failure.clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Connected> {
+        self.connected.subscribe()
+    }
+
+    /// Takes a connection out of the turns.
+    pub(crate) fn remove(&self, id: u64) {
+        self.connected.send_if_modified(|connected| {
+            let before = connected.ready.len();
+            connected.ready.retain(|replica| replica.id != id);
+            connected.ready.len() != before
+        });
+    }
+
+    fn add(&self, replica: Replica) {
+        self.connected.send_modify(|connected| {
+            connected.ready.push(replica);
+            connected.failure = None;
+        });
+    }
+
+    fn failed(&self, what: &str, error: &io::Error) {
+        self.connected.send_if_modified(|connected| {
+            let alone = connected.ready.is_empty();
+            if alone {
+                connected.failure = Some(format!("{what}: {error}").into());
+            }
+            alone
+        });
+    }
+
+    /// Keeps a connection to every address, for ever. The name is resolved again whenever a connection is lost or fails.
+    pub(crate) async fn keep(self: Arc<Self>, address: Address, connector: Connector) {
+        let lost = Arc::new(Notify::new());
+        let mut tasks = JoinSet::new();
+        let mut held: HashMap<Target, AbortHandle> = HashMap::new();
+        let mut backoff = Backoff::of_connection();
+        loop {
+            let resolved = Instant::now();
+            match resolve(&address).await {
+                Ok(found) => {
+                    backoff.reset();
+                    held.retain(|target, task| found.contains(target) || {
+                        task.abort();
+                        false
+                    });
+                    for target in found {
+                        held.entry(target.clone()).or_insert_with(|| {
+                            let (replicas, connector, lost) = (Arc::clone(&self), connector.clone(), Arc::clone(&lost));
+                            tasks.spawn(async move { replicas.hold(&target, &connector, &lost).await })
+                        });
+                    }
+                    lost.notified().await;
+                    sleep_until(resolved + RESOLVE).await;
+                }
+                // What is connected stays: a resolver that is away says nothing about the broker.
+                Err(error) => {
+                    self.failed(&address.to_string(), &error);
+                    sleep(backoff.next(fastrand::f64())).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps one connection up, for ever.
+    async fn hold(&self, target: &Target, connector: &Connector, lost: &Notify) {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let mut backoff = Backoff::of_connection();
+        loop {
+            match connector.connect(target).await {
+                Ok((sender, running)) => {
+                    let (began, id) = (Instant::now(), IDS.fetch_add(1, Ordering::Relaxed));
+                    let _turns = Turns { replicas: self, id };
+                    self.add(Replica { id, sender });
+                    if let Err(error) = running.await {
+                        tracing::debug!(%error, ?target, "a connection to the credential broker was lost");
+                    }
+                    if began.elapsed() >= GOOD {
+                        backoff.reset();
+                    }
+                }
+                Err(error) => self.failed(&target.to_string(), &error),
+            }
+            lost.notify_one();
+            sleep(backoff.next(fastrand::f64())).await;
+        }
+    }
+}
+
+/// Takes a connection out of the turns however its task ends.
+struct Turns<'a> {
+    replicas: &'a Replicas,
+    id: u64,
+}
+
+impl Drop for Turns<'_> {
+    fn drop(&mut self) {
+        self.replicas.remove(self.id);
+    }
+}
+
+async fn resolve(address: &Address) -> io::Result<HashSet<Target>> {
+    match address {
+        Address::Unix(path) => Ok(HashSet::from([Target::Unix(path.clone())])),
+        Address::Name { host, port } => {
+            let found: HashSet<_> =
+                tokio::net::lookup_host((host.as_str(), *port)).await?.map(Target::Tcp).collect();
+            if found.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(found) }
+        }
+    }
+}
