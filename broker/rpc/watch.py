@@ -51,6 +51,8 @@ class WatchConversations:
             stream = self._hub.open(call)
             reader = asyncio.create_task(self._read(stream, context), name="watch-read")
             try:
+                # A caller that holds all revisions would otherwise see nothing of the stream until the first heartbeat.
+                await context.send_initial_metadata(())
                 await self._send(stream, context)
             finally:
                 stream.close()
