@@ -1,0 +1,153 @@
+package credentialbroker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
+)
+
+// fakeBroker answers as a test says. It is reached through memory alone, so that a test may run in virtual time.
+type fakeBroker struct {
+	pb.UnimplementedCredentialBrokerServer
+
+	get    func(call int, request *pb.GetAuthorizationRequest) (*pb.Authorization, error)
+	report func(call int, request *pb.ReportRejectedRequest) (*pb.Authorization, error)
+
+	mu      sync.Mutex
+	gets    []*pb.GetAuthorizationRequest
+	reports []*pb.ReportRejectedRequest
+	streams []*fakeStream
+	opened  chan *fakeStream
+}
+
+// fakeStream is one watch, as the broker sees it.
+type fakeStream struct {
+	messages chan *pb.WatchAuthorizationsRequest
+	send     func(*pb.WatchAuthorizationsResponse) error
+	end      chan error
+}
+
+func (b *fakeBroker) GetAuthorization(ctx context.Context, request *pb.GetAuthorizationRequest) (*pb.GetAuthorizationResponse, error) {
+	b.mu.Lock()
+	b.gets = append(b.gets, request)
+	call := len(b.gets)
+	b.mu.Unlock()
+	answer, err := b.get(call, request)
+	return &pb.GetAuthorizationResponse{Authorization: answer}, err
+}
+
+func (b *fakeBroker) ReportRejected(_ context.Context, request *pb.ReportRejectedRequest) (*pb.ReportRejectedResponse, error) {
+	b.mu.Lock()
+	b.reports = append(b.reports, request)
+	call := len(b.reports)
+	b.mu.Unlock()
+	answer, err := b.report(call, request)
+	return &pb.ReportRejectedResponse{Authorization: answer}, err
+}
+
+func (b *fakeBroker) WatchAuthorizations(call grpc.BidiStreamingServer[pb.WatchAuthorizationsRequest, pb.WatchAuthorizationsResponse]) error {
+	stream := &fakeStream{
+		messages: make(chan *pb.WatchAuthorizationsRequest, 100),
+		send:     call.Send,
+		end:      make(chan error, 1),
+	}
+	go func() {
+		defer close(stream.messages)
+		for {
+			message, err := call.Recv()
+			if err != nil {
+				return
+			}
+			stream.messages <- message
+		}
+	}()
+	b.mu.Lock()
+	b.streams = append(b.streams, stream)
+	b.mu.Unlock()
+	b.opened <- stream
+	select {
+	case err := <-stream.end:
+		return err
+	case <-call.Context().Done():
+		return status.FromContextError(call.Context().Err()).Err()
+	}
+}
+
+func (b *fakeBroker) getCount() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.gets)
+}
+
+func (b *fakeBroker) streamCount() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.streams)
+}
+
+// answer is an authorization that lasts so long and is due half-way, of a broker whose clock is years behind.
+func answer(revision string, lasts time.Duration) *pb.Authorization {
+	now := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	return &pb.Authorization{
+		Headers:       []*pb.Header{{Name: "authorization", Value: "Bearer secret-of-" + revision, Sensitive: true}, {Name: "x-account", Value: "secret-account"}},
+		Kind:          pb.CredentialKind_CREDENTIAL_KIND_BEARER,
+		Reason:        pb.DecisionReason_DECISION_REASON_IDENTITY_IS_BEARER,
+		Revision:      revision,
+		Identity:      "fake",
+		ConnectionTag: "tag",
+		ServerTime:    timestamppb.New(now),
+		RefreshTime:   timestamppb.New(now.Add(lasts / 2)),
+		ExpireTime:    timestamppb.New(now.Add(lasts)),
+	}
+}
+
+// start serves the fake broker in memory and makes a client of it. The function ends both.
+func (b *fakeBroker) start(t *testing.T, options ...Option) (*Client, func()) {
+	t.Helper()
+	if b.get == nil {
+		b.get = func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			return answer(fmt.Sprintf("r%d", call), time.Minute), nil
+		}
+	}
+	b.opened = make(chan *fakeStream, 100)
+	listener := bufconn.Listen(1 << 20)
+	server := grpc.NewServer()
+	pb.RegisterCredentialBrokerServer(server, b)
+	go func() { _ = server.Serve(listener) }()
+	client, err := New(append([]Option{
+		WithAddress("unix:///in/memory"),
+		WithLogger(slog.New(slog.DiscardHandler)),
+		WithDialOptions(grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) })),
+	}, options...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client, func() {
+		_ = client.Close()
+		server.Stop()
+	}
+}
+
+// get asks for an authorization, which must be given.
+func get(t *testing.T, client *Client, request Request) *Authorization {
+	t.Helper()
+	authorization, err := client.Authorization(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authorization
+}
+
+var errUnavailable = status.Error(codes.Unavailable, "away")
