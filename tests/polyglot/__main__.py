@@ -21,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the cases and run none")
     parser.add_argument("--mutations", action="store_true", help="put each defect of mutations/ into the clients")
     parser.add_argument("--groups", metavar="PATTERNS", help="with --mutations: of which groups, apart by commas")
+    parser.add_argument(
+        "--sample", action="store_true", help="with --mutations: of one language and of two groups, as in make test"
+    )
     options = parser.parse_args(arguments)
     try:
         every_case = cases.load()

@@ -35,6 +35,8 @@ from tests.polyglot.suite.cases import Case
 from tests.polyglot.suite.matrix import Outcome
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "mutations"
+SAMPLE: Final = "cache,withdrawal"
+"""The groups that make test tries: one of what every use goes through, one of what must never fail."""
 CONTROLS: Final = ("cache-hit", "tasks-refused")
 """Cases one of which must stay green, so that a driver that is broken altogether proves nothing."""
 
