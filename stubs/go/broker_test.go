@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -37,6 +38,7 @@ type fakeStream struct {
 	messages chan *pb.WatchAuthorizationsRequest
 	send     func(*pb.WatchAuthorizationsResponse) error
 	end      chan error
+	gone     <-chan struct{} // closed when the client has left
 }
 
 func (b *fakeBroker) GetAuthorization(ctx context.Context, request *pb.GetAuthorizationRequest) (*pb.GetAuthorizationResponse, error) {
@@ -62,6 +64,7 @@ func (b *fakeBroker) WatchAuthorizations(call grpc.BidiStreamingServer[pb.WatchA
 		messages: make(chan *pb.WatchAuthorizationsRequest, 100),
 		send:     call.Send,
 		end:      make(chan error, 1),
+		gone:     call.Context().Done(),
 	}
 	go func() {
 		defer close(stream.messages)
@@ -123,7 +126,10 @@ func (b *fakeBroker) start(t *testing.T, options ...Option) (*Client, func()) {
 	}
 	b.opened = make(chan *fakeStream, 100)
 	listener := bufconn.Listen(1 << 20)
-	server := grpc.NewServer()
+	server := grpc.NewServer(
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}), // as the broker's
+		grpc.WaitForHandlers(true),
+	)
 	pb.RegisterCredentialBrokerServer(server, b)
 	go func() { _ = server.Serve(listener) }()
 	client, err := New(append([]Option{
