@@ -10,6 +10,10 @@ PACKAGE: Final = "stubs/java"
 DRIVER: Final = "tests/polyglot/drivers/java"
 MAVEN: Final = ("mvn", "-q", "-B")
 QUIET: Final = {"MAVEN_OPTS": "-Dorg.slf4j.simpleLogger.log.org.apache.maven.cli.transfer=warn"}
+START: Final = (
+    "exec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "
+    '-cp "target/classes:$(cat target/class-path)" dev.credentialbroker.driver.Driver'
+)
 POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>test.example</groupId>
@@ -67,8 +71,7 @@ def describe(tree: Path) -> Language:
                 words=(
                     "sh",
                     "-c",
-                    "exec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "
-                    '-cp "target/classes:$(cat target/class-path)" dev.credentialbroker.driver.Driver',
+                    START,
                 ),
                 folder=DRIVER,
             )
