@@ -34,6 +34,7 @@ export type Send<Response> = (
 export class Channel {
   readonly #tls: TlsFiles | undefined;
   readonly #stub: CredentialBrokerClient;
+  #isClosed = false;
 
   /** @throws Error that names the TLS file, when one cannot be used. */
   constructor(settings: Settings, clock: Clock) {
@@ -52,11 +53,19 @@ export class Channel {
 
   /** Calls back once a broker is connected, however long that takes; never after {@link close}. */
   whenReady(callback: () => void): void {
-    this.#stub.waitForReady(Infinity, (error) => {
-      if (error === undefined) {
-        callback();
-      }
-    });
+    // Not by the stub's waitForReady: it would connect, even when it is told that the channel was closed.
+    if (this.#isClosed) {
+      return;
+    }
+    const channel = this.#stub.getChannel();
+    const state = channel.getConnectivityState(false);
+    if (state === connectivityState.READY) {
+      callback();
+    } else {
+      channel.watchConnectivityState(state, Infinity, () => {
+        this.whenReady(callback);
+      });
+    }
   }
 
   /**
@@ -91,6 +100,7 @@ export class Channel {
 
   /** Closes the connections. */
   close(): void {
+    this.#isClosed = true;
     this.#stub.close();
   }
 }

@@ -1,4 +1,4 @@
-import type { CallCredentials } from "@grpc/grpc-js";
+import type { CallCredentials, ChannelCredentials } from "@grpc/grpc-js";
 
 import { Authorization } from "./authorization.js";
 import { Cache, type Entry, type Key } from "./cache.js";
@@ -15,7 +15,7 @@ import {
   type Authorization as Message,
   type Task as TaskMessage,
 } from "./generated/credentialbroker/v1/credential_broker.js";
-import { brokerCallCredentials } from "./grpc.js";
+import { brokerCallCredentials, brokerChannelCredentials, type CallCredentialsOptions } from "./grpc.js";
 import { isRefusal, Lifetime, type Clock } from "./lifetimes.js";
 import { positive, readSettings, type BrokerClientOptions, type Settings } from "./settings.js";
 import { SharedCalls, type Run } from "./shared-calls.js";
@@ -215,8 +215,28 @@ export class BrokerClient implements Disposable {
     return brokerFetch(this, options);
   }
 
-  /** Returns call credentials for gRPC clients of the backend, over TLS only; see {@link brokerCallCredentials}. */
-  callCredentials(scope: string, options: Omit<AuthorizationOptions, "signal"> = NO_OPTIONS): CallCredentials {
+  /**
+   * Returns channel credentials for a gRPC client of the backend: the headers are metadata of each call, over TLS only.
+   *
+   * ```ts
+   * const backend = new Backend(target, client.channelCredentials(credentials.createSsl(), "inference", { thread }));
+   * ```
+   *
+   * @throws Error when `tls` is not secure.
+   */
+  channelCredentials(
+    tls: ChannelCredentials,
+    scope: string,
+    options: CallCredentialsOptions = NO_OPTIONS,
+  ): ChannelCredentials {
+    return brokerChannelCredentials(this, tls, scope, options);
+  }
+
+  /**
+   * Returns credentials for single calls on a channel that was made with {@link channelCredentials}, in the place of the
+   * channel's own: another thread, another scope. On any other channel the call fails.
+   */
+  callCredentials(scope: string, options: CallCredentialsOptions = NO_OPTIONS): CallCredentials {
     return brokerCallCredentials(this, scope, options);
   }
 
@@ -309,7 +329,7 @@ export class BrokerClient implements Disposable {
   /** Refreshes in the background what is due, unless the broker will do so or it is too early to try again. */
   #refresh(entry: Entry, { overdueAt }: Lifetime, now: number): void {
     const word = wordOf(entry.key, NO_WISH);
-    const expectsNext = this.#watch?.up === true && now < overdueAt;
+    const expectsNext = this.#watch?.works === true && now < overdueAt;
     if (expectsNext || now < entry.notBefore || this.#authorizations.has(word)) {
       return;
     }
@@ -451,7 +471,7 @@ export class BrokerClient implements Disposable {
       const first =
         firstEndInMs === undefined ? "" : `, of which the first ends in ${(firstEndInMs / 1_000).toFixed(1)} s`;
       this.#settings.logger.warn(
-        `credential broker ${this.#settings.address.target} is away (${error.message}); ` +
+        `the credential broker is away (${this.#settings.address.target}: ${error.message}); ` +
           `${String(held)} authorizations are held${first}`,
       );
     }
@@ -460,7 +480,7 @@ export class BrokerClient implements Disposable {
   #isBack(): void {
     if (this.#isAway) {
       this.#isAway = false;
-      this.#settings.logger.warn(`credential broker ${this.#settings.address.target} is back`);
+      this.#settings.logger.warn(`the credential broker is back (${this.#settings.address.target})`);
     }
   }
 

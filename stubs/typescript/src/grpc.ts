@@ -1,4 +1,4 @@
-import { CallCredentials, Metadata, status } from "@grpc/grpc-js";
+import { CallCredentials, Metadata, status, type ChannelCredentials } from "@grpc/grpc-js";
 
 import type { AuthorizationOptions } from "./client.js";
 import type { Authorization } from "./authorization.js";
@@ -12,39 +12,47 @@ interface Broker {
 }
 
 /**
- * Returns call credentials that give the headers as metadata of each call.
+ * Returns channel credentials that give the headers as metadata of each call over a TLS channel.
  *
- * They travel over TLS only, which is decided where they are made part of a channel:
- *
- * ```ts
- * const tls = credentials.createSsl();
- * const stub = new Backend(target, credentials.combineChannelCredentials(tls, client.callCredentials("inference")));
- * ```
- *
- * On such a channel a single call may be given others (`{ credentials: client.callCredentials("inference", { thread }) }`),
- * which then take the place of the channel's. On any other channel they fail: grpc-js itself would send them in the open.
+ * @param tls how the channel is secured, `credentials.createSsl()` for example.
+ * @throws Error when `tls` is not secure.
  */
-export function brokerCallCredentials(broker: Broker, scope: string, options: CallCredentialsOptions): CallCredentials {
-  return new BrokerCallCredentials(broker, scope, options, true);
+export function brokerChannelCredentials(
+  broker: Broker,
+  tls: ChannelCredentials,
+  scope: string,
+  options: CallCredentialsOptions,
+): ChannelCredentials {
+  return tls.compose(new BrokerCallCredentials(broker, scope, options, true));
 }
 
+/**
+ * Returns credentials for single calls on such a channel, in the place of the channel's own. On any other channel the
+ * call fails.
+ */
+export function brokerCallCredentials(broker: Broker, scope: string, options: CallCredentialsOptions): CallCredentials {
+  return new BrokerCallCredentials(broker, scope, options, false);
+}
+
+/** grpc-js sends credentials of a single call in the open when the channel is, and does not say what it is. */
 class BrokerCallCredentials extends CallCredentials {
   readonly #broker: Broker;
   readonly #scope: string;
   readonly #options: CallCredentialsOptions;
-  readonly #isAllowed: boolean;
+  /** Whether it is known that they go over TLS. */
+  readonly #isSecure: boolean;
 
-  constructor(broker: Broker, scope: string, options: CallCredentialsOptions, isAllowed: boolean) {
+  constructor(broker: Broker, scope: string, options: CallCredentialsOptions, isSecure: boolean) {
     super();
     this.#broker = broker;
     this.#scope = scope;
     this.#options = options;
-    this.#isAllowed = isAllowed;
+    this.#isSecure = isSecure;
   }
 
   async generateMetadata(): Promise<Metadata> {
-    if (!this.#isAllowed) {
-      throw failure("these credentials need a channel that is made with credentials.combineChannelCredentials");
+    if (!this.#isSecure) {
+      throw failure("these credentials are for calls on a channel made with the client's channelCredentials()");
     }
     const metadata = new Metadata();
     try {
@@ -59,12 +67,15 @@ class BrokerCallCredentials extends CallCredentials {
   }
 
   /**
-   * Called for the credentials of a single call, with those of its channel. Only a TLS channel can have some of the
-   * broker, so that is the proof of TLS; grpc-js gives no other.
+   * Called for the credentials of a single call with those of its channel. Only a TLS channel can have credentials of the
+   * broker that are secure, which proves that these are too.
    */
   override compose(others: CallCredentials): CallCredentials {
-    const isSecure = others instanceof BrokerCallCredentials && others.#isAllowed;
-    return new BrokerCallCredentials(this.#broker, this.#scope, this.#options, this.#isAllowed && isSecure);
+    if (this.#isSecure) {
+      return others instanceof BrokerCallCredentials ? others : others.compose(this);
+    }
+    const isSecure = others instanceof BrokerCallCredentials && others.#isSecure;
+    return new BrokerCallCredentials(this.#broker, this.#scope, this.#options, isSecure);
   }
 
   override _equals(other: CallCredentials): boolean {

@@ -51,6 +51,8 @@ export class Watch {
   #current: Stream | undefined;
   #reopening: NodeJS.Timeout | undefined;
   #awaitsReady = false;
+  /** Whether the last stream ended with an error and none has been up since. */
+  #isFailing = false;
   #closed = false;
 
   constructor(channel: Channel, owner: WatchOwner, clock: Clock, silenceMs: number) {
@@ -63,6 +65,11 @@ export class Watch {
   /** Whether there is a stream to a connected broker. */
   get up(): boolean {
     return this.#current !== undefined && this.#channel.isReady;
+  }
+
+  /** Whether values can be expected to come: over a stream, or after a wait over the one that follows a good one. */
+  get works(): boolean {
+    return this.up || (!this.#isFailing && (this.#current !== undefined || this.#reopening !== undefined));
   }
 
   /** Watches one more; opens the stream with the first. */
@@ -135,6 +142,7 @@ export class Watch {
       return;
     }
     this.#current = undefined;
+    this.#isFailing = error !== undefined;
     if (this.#reopening === undefined) {
       this.#reopen(stream, error?.retryDelayMs ?? 0);
     }
@@ -152,6 +160,7 @@ export class Watch {
     this.#channel.whenReady(() => {
       this.#awaitsReady = false;
       if (this.up) {
+        this.#isFailing = false;
         this.#owner.connected();
       }
     });

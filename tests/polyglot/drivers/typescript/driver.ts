@@ -186,11 +186,11 @@ async function sendHttp(client: BrokerClient, command: Command): Promise<object>
 
 async function echoOverGrpc(client: BrokerClient, command: Command): Promise<object> {
   const ca = optional(command, "ca_file");
-  const own = client.callCredentials(text(command, "scope"), { thread: optional(command, "thread") });
+  const [scope, options] = [text(command, "scope"), { thread: optional(command, "thread") }];
   const channel =
     ca === undefined
       ? credentials.createInsecure()
-      : credentials.combineChannelCredentials(credentials.createSsl(await readFile(ca)), own);
+      : client.channelCredentials(credentials.createSsl(await readFile(ca)), scope, options);
   const serverName = optional(command, "server_name");
   const stub = new CredentialBrokerClient(text(command, "target"), channel, {
     ...(serverName !== undefined && { "grpc.ssl_target_name_override": serverName }),
@@ -201,9 +201,9 @@ async function echoOverGrpc(client: BrokerClient, command: Command): Promise<obj
       const answer = await new Promise<ListScopesResponse>((resolve, reject) => {
         const metadata = new Metadata();
         metadata.set("x-credential-broker", "1");
-        // With the call too, so that a channel in the open is not spared by having none of its own.
-        const options = { credentials: own, deadline: Date.now() + 10_000 };
-        stub.listScopes({ pageSize: 0, pageToken: "" }, metadata, options, (error, response) => {
+        // With each call too, so that a channel in the open is not spared for having none of its own.
+        const own = { credentials: client.callCredentials(scope, options), deadline: Date.now() + 10_000 };
+        stub.listScopes({ pageSize: 0, pageToken: "" }, metadata, own, (error, response) => {
           if (error === null) {
             resolve(response);
           } else {
