@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::Uri;
 use tokio::sync::mpsc;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until};
 
 use crate::authorization::{Authorization, Request};
@@ -244,8 +245,8 @@ impl Core {
     }
 
     fn end(&self) {
-        self.cache.close();
         self.tasks.end();
+        self.cache.close();
     }
 
     pub(crate) fn stub(&self) -> CredentialBrokerClient<Channel> {
@@ -297,7 +298,7 @@ impl Core {
             let (core, ask) = (Arc::clone(self), ask.clone());
             async move { core.get(ask, deadline).await.inspect_err(|error| core.note_any(error)) }
         };
-        self.asks.join(ask.clone(), deadline, begin).await
+        self.in_time(self.asks.join(ask.clone(), deadline, self.timeout, begin)).await
     }
 
     /// Calls GetAuthorization, once more where the answer was overtaken by a withdrawal.
@@ -360,7 +361,8 @@ impl Core {
             }
         };
         let deadline = Instant::now() + self.timeout;
-        self.unless_ended(self.reports.join((Arc::clone(key), revision), deadline, begin)).await
+        let report = self.reports.join((Arc::clone(key), revision), deadline, self.timeout, begin);
+        self.unless_ended(self.in_time(report)).await
     }
 
     async fn call_report(
@@ -396,8 +398,14 @@ impl Core {
         }
     }
 
+    async fn in_time<T>(&self, work: impl Future<Output = Result<Result<T, Error>, Elapsed>>) -> Result<T, Error> {
+        work.await.unwrap_or_else(|_| Err(self.channel.too_late().into()))
+    }
+
+    /// Whatever fails because the client ends, or after, fails as that.
     async fn unless_ended<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        self.tasks.unless_ended(work).await.unwrap_or(Err(Error::Closed))
+        let outcome = self.tasks.unless_ended(work).await.unwrap_or(Err(Error::Closed));
+        outcome.map_err(|error| if self.tasks.have_ended() { Error::Closed } else { error })
     }
 
     /// Lets go of what nobody uses, and refreshes what connections stand on.

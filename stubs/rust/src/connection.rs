@@ -56,7 +56,9 @@ impl Connection {
     pub async fn changed(&self) -> Result<(), Error> {
         let mut breaks = self.breaks.clone();
         let wait = breaks.wait_for(|breaks| *breaks != self.made_at);
-        self.client.tasks().unless_ended(wait).await.map(drop).ok_or(Error::Closed)
+        let tasks = self.client.tasks();
+        // The end of the client breaks connections too.
+        tasks.unless_ended(wait).await.filter(|_| !tasks.have_ended()).map(drop).ok_or(Error::Closed)
     }
 }
 

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::authorization::Authorization;
 use crate::cache::lock;
@@ -33,22 +35,29 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
         Self(Arc::default())
     }
 
-    /// Waits for the call of this key until `deadline`; `begin` makes it, with its deadline, where there is none.
-    pub(crate) async fn join<F>(&self, key: K, deadline: Instant, begin: impl Fn(Instant) -> F) -> Outcome
+    /// Waits for the call of this key until `until`; `begin` makes it where there is none, with a deadline that is `long`
+    /// from now where that is later: others may wait longer than whoever was first.
+    pub(crate) async fn join<F>(
+        &self,
+        key: K,
+        until: Instant,
+        long: Duration,
+        begin: impl Fn(Instant) -> F,
+    ) -> Result<Outcome, Elapsed>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
         loop {
-            let (work, ends) = self.board(&key, deadline, &begin);
-            match timeout_at(deadline, work).await {
-                // Whoever made the call had less time than is left here.
-                Ok(Err(error)) if ends < deadline && is_deadline(&error) => {}
-                Ok(outcome) => return outcome,
-                Err(_) => return Err(Status::deadline_exceeded("no answer in time").into()),
+            let (work, deadline) = self.board(&key, until.max(Instant::now() + long), &begin);
+            match timeout_at(until, work).await? {
+                // The call began long ago, and there is time for another.
+                Err(error) if deadline < until && is_deadline(&error) => {}
+                outcome => return Ok(outcome),
             }
         }
     }
 
+    /// Returns the call of this key and when it ends.
     fn board<F>(&self, key: &K, deadline: Instant, begin: impl Fn(Instant) -> F) -> (Shared<Work>, Instant)
     where
         F: Future<Output = Outcome> + Send + 'static,

@@ -122,7 +122,8 @@ impl Channel {
         }
     }
 
-    fn too_late(&self) -> Status {
+    /// What a call ends with that had no answer in time.
+    pub(crate) fn too_late(&self) -> Status {
         Status::deadline_exceeded(match self.0.replicas.failure() {
             Some(failure) => format!("no connection in time: {failure}"),
             None => "no answer in time".to_owned(),

@@ -4,13 +4,16 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tonic::body::Body;
 
@@ -48,7 +51,7 @@ pub(crate) struct Connector {
 pub(crate) type Sender = http2::SendRequest<Body>;
 
 /// Ends when the connection does.
-pub(crate) type Running = http2::Connection<TokioIo<Box<dyn Stream>>, Body, Tasks>;
+pub(crate) type Running = http2::Connection<TokioIo<Heard>, Body, Tasks>;
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -84,13 +87,62 @@ impl Connector {
             let (connector, name) = tls.current();
             stream = Box::new(connector.connect(name, stream).await?);
         }
-        http2::Builder::new(self.tasks.clone())
+        let (stream, heard) = Heard::new(stream);
+        let (sender, running) = http2::Builder::new(self.tasks.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(io::Error::other)
+            .map_err(io::Error::other)?;
+        // hyper does not wait for the broker's settings, with which HTTP/2 begins: until there is a word of it, whatever
+        // took the connection may be about to drop it.
+        heard.await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionReset))?;
+        Ok((sender, running))
+    }
+}
+
+/// A stream that says when the first byte is read from it; dropped before, it says nothing.
+pub(crate) struct Heard {
+    stream: Box<dyn Stream>,
+    first: Option<oneshot::Sender<()>>,
+}
+
+impl Heard {
+    fn new(stream: Box<dyn Stream>) -> (Self, oneshot::Receiver<()>) {
+        let (first, heard) = oneshot::channel();
+        (Self { stream, first: Some(first) }, heard)
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            if let Some(first) = self.first.take() {
+                let _ = first.send(());
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
