@@ -33,7 +33,7 @@ func openChannel(s settings) (*grpc.ClientConn, error) {
 			return nil, err
 		}
 	}
-	return grpc.NewClient(place.target(), append([]grpc.DialOption{
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithResolvers(dnsResolver{}),
 		grpc.WithNoProxy(), // headers are secrets, and the broker is near
@@ -48,7 +48,11 @@ func openChannel(s settings) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second, PermitWithoutStream: true}),
 		grpc.WithChainUnaryInterceptor(guardCall),
 		grpc.WithChainStreamInterceptor(guardStream),
-	}, s.dialOptions...)...)
+	}
+	if s.serverName != "" {
+		options = append(options, grpc.WithAuthority(s.serverName))
+	}
+	return grpc.NewClient(place.target(), append(options, s.dialOptions...)...)
 }
 
 // guarded adds the metadata that the broker demands of every call. Metadata that the user's context holds is for calls

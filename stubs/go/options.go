@@ -23,6 +23,7 @@ const (
 type settings struct {
 	address     string
 	tls         tlsFiles
+	serverName  string // in the broker's certificate; empty: the host of the address
 	plaintext   bool
 	identity    string
 	watch       bool
@@ -53,7 +54,7 @@ func WithCertificateFiles(certificate, privateKey string) Option {
 
 // WithServerName gives the name in the broker's certificate where it is not the host of the address. Without it
 // CREDENTIAL_BROKER_SERVER_NAME says so.
-func WithServerName(name string) Option { return func(s *settings) { s.tls.serverName = name } }
+func WithServerName(name string) Option { return func(s *settings) { s.serverName = name } }
 
 // WithPlaintext allows a broker on another host without TLS, as CREDENTIAL_BROKER_PLAINTEXT=1 does. Headers are secrets:
 // only where the network itself encrypts.
@@ -104,7 +105,7 @@ func readSettings(options []Option, environment func(string) string) (settings, 
 		envCA:          &s.tls.authorities,
 		envCertificate: &s.tls.certificate,
 		envPrivateKey:  &s.tls.privateKey,
-		envServerName:  &s.tls.serverName,
+		envServerName:  &s.serverName,
 	} {
 		if *setting == "" {
 			*setting = environment(variable)

@@ -15,15 +15,14 @@ func TestEnvironment(t *testing.T) {
 	read := func(variable string) string { return environment[variable] }
 
 	s, err := readSettings(nil, read)
-	files := tlsFiles{authorities: "ca.pem", certificate: "certificate.pem", privateKey: "key.pem", serverName: "name"}
-	if err != nil || s.address != "broker.example:1" || s.tls != files {
+	if err != nil || s.address != "broker.example:1" || s.tls != (tlsFiles{"ca.pem", "certificate.pem", "key.pem"}) || s.serverName != "name" {
 		t.Errorf("from the environment: %+v, %v", s, err)
 	}
 
 	s, err = readSettings([]Option{
 		WithAddress("127.0.0.1:2"), WithCAFile("a"), WithCertificateFiles("b", "c"), WithServerName("d"),
 	}, read)
-	if err != nil || s.address != "127.0.0.1:2" || s.tls != (tlsFiles{"a", "b", "c", "d"}) {
+	if err != nil || s.address != "127.0.0.1:2" || s.tls != (tlsFiles{"a", "b", "c"}) || s.serverName != "d" {
 		t.Errorf("options must win: %+v, %v", s, err)
 	}
 }

@@ -15,10 +15,7 @@ import (
 )
 
 // tlsFiles names the files that make up a TLS configuration.
-type tlsFiles struct {
-	authorities, certificate, privateKey string
-	serverName                           string // empty: the host of the address
-}
+type tlsFiles struct{ authorities, certificate, privateKey string }
 
 // load reads the files. An error names the file that is wrong.
 func (f tlsFiles) load() (*tls.Config, error) {
@@ -26,7 +23,7 @@ func (f tlsFiles) load() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool(), ServerName: f.serverName}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
 	if !config.RootCAs.AppendCertsFromPEM(authorities) {
 		return nil, fmt.Errorf("%s holds no certificate", f.authorities)
 	}
