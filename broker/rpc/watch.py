@@ -52,7 +52,7 @@ class WatchConversations:
             reader = asyncio.create_task(self._read(stream, context), name="watch-read")
             try:
                 # A caller that holds all revisions would otherwise see nothing of the stream until the first heartbeat.
-                await context.send_initial_metadata(())
+                await context.send_initial_metadata((("x-credential-broker", "1"),))
                 await self._send(stream, context)
             finally:
                 stream.close()

@@ -1,0 +1,110 @@
+"""The two calls that bring an authorization. Equal questions at a time are one call. No I/O, as in `entries`."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+from credentialbroker.authorization import Authorization, Key
+from credentialbroker.entries import Asked, Entries
+from credentialbroker.errors import Failure
+from credentialbroker.origins import Origin, parse_origin
+from credentialbroker.v1 import credential_broker_pb2 as pb2
+
+_UNAUTHORIZED: Final = 401
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """
+    Which headers?
+
+    Attributes:
+        key: what is asked for.
+        min_validity: how many seconds they must last at least; 0: any.
+        target_url: where they are to go; None: not said.
+    """
+
+    rpc: ClassVar = "GetAuthorization"
+
+    key: Key
+    min_validity: float = 0.0
+    target_url: str | None = None
+
+    @property
+    def origin(self) -> Origin | None:
+        """The origin of the target; None also for a target that has none, which the broker is asked about each time."""
+        return None if self.target_url is None else parse_origin(self.target_url)
+
+    def held(self, entries: Entries, now: float) -> tuple[Authorization | None, bool]:
+        """Return what is held and fits, and whether to begin a refresh."""
+        origin = self.origin
+        if self.target_url is not None and origin is None:
+            return None, False
+        return entries.look(self.key, now, self.min_validity, origin)
+
+    def request(self) -> pb2.GetAuthorizationRequest:
+        """Return it as a message."""
+        request = pb2.GetAuthorizationRequest(
+            scope=self.key.scope, thread_id=self.key.thread, identity=self.key.identity, target_url=self.target_url or ""
+        )
+        if self.min_validity:
+            request.min_validity.FromNanoseconds(round(self.min_validity * 1e9))
+        return request
+
+    def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
+        """Keep the answer. Returns what to give, or None where it was withdrawn meanwhile: ask again."""
+        return entries.answered(asked, answer, now, self.origin)
+
+    def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
+        """Keep or drop what is held, as the failure says."""
+        if self == Question(self.key):
+            if failure.refused:
+                entries.refused(asked)
+            else:
+                entries.refresh_failed(asked, failure, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    The backend answered 401 to these headers: which are better?
+
+    Attributes:
+        key: what they were asked for.
+        revision: of the headers.
+        detail: what the backend said.
+    """
+
+    rpc: ClassVar = "ReportRejected"
+
+    key: Key
+    revision: str
+    detail: str = field(default="", compare=False)
+
+    def held(self, entries: Entries, now: float) -> tuple[Authorization | None, bool]:
+        """Return what is held under another revision, which is better already."""
+        entry = entries.by_key.get(self.key)
+        if entry is None or entry.held is None or entry.held.revision == self.revision or now >= entry.held.ends_at:
+            return None, False
+        entry.used = now
+        return entry.held, False
+
+    def request(self) -> pb2.ReportRejectedRequest:
+        """Return it as a message."""
+        return pb2.ReportRejectedRequest(
+            scope=self.key.scope,
+            thread_id=self.key.thread,
+            revision=self.revision,
+            http_status=_UNAUTHORIZED,
+            detail=self.detail,
+        )
+
+    def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
+        """Keep the answer, whatever was held."""
+        entries.replaced(asked.key, answer, now)
+        return answer
+
+    def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
+        """Drop what is held if the broker refuses."""
+        del now
+        if failure.refused:
+            entries.refused(asked)
