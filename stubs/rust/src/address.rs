@@ -23,17 +23,10 @@ pub(crate) enum Address {
 impl Address {
     /// Parses `unix:///absolute/path`, `dns:///host:port` or `host:port`; the error names the forms.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "the broker's address {text:?} is not unix:///absolute/path, dns:///host:port or host:port"
-            )
-        };
+        let wrong =
+            || format!("the broker's address {text:?} is not unix:///absolute/path, dns:///host:port or host:port");
         if let Some(path) = text.strip_prefix("unix://") {
-            return if path.starts_with('/') && path.len() > 1 {
-                Ok(Self::Unix(path.into()))
-            } else {
-                Err(wrong())
-            };
+            return if path.starts_with('/') && path.len() > 1 { Ok(Self::Unix(path.into())) } else { Err(wrong()) };
         }
         let name = text.strip_prefix("dns:///").unwrap_or(text);
         let (host, port) = name.rsplit_once(':').ok_or_else(wrong)?;
@@ -88,8 +81,7 @@ impl fmt::Display for Address {
 }
 
 fn is_host(text: &str) -> bool {
-    !text.is_empty()
-        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_'))
+    !text.is_empty() && text.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_'))
 }
 
 #[cfg(test)]
@@ -112,9 +104,25 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_a_message_that_names_the_forms() {
         for text in [
-            "", "broker", "broker:", ":1", "broker:0", "broker:70000", "unix:", "unix:relative", "unix://relative",
-            "unix:///", "https://broker:443", "dns://8.8.8.8/broker:1", "dns:broker:1", "broker:1/path", "::1:50051",
-            "[broker]:1", "a,b:1", "user@broker:1", "broker :1",
+            "",
+            "broker",
+            "broker:",
+            ":1",
+            "broker:0",
+            "broker:70000",
+            "unix:",
+            "unix:relative",
+            "unix://relative",
+            "unix:///",
+            "https://broker:443",
+            "dns://8.8.8.8/broker:1",
+            "dns:broker:1",
+            "broker:1/path",
+            "::1:50051",
+            "[broker]:1",
+            "a,b:1",
+            "user@broker:1",
+            "broker :1",
         ] {
             let message = Address::parse(text).expect_err(text);
             for form in ["unix:///absolute/path", "dns:///host:port", "host:port"] {

@@ -83,7 +83,8 @@ impl Authorization {
     pub(crate) fn new(key: Arc<Key>, sent: v1::Authorization, received: Instant) -> Result<Self, BrokerError> {
         let mut headers = HeaderMap::with_capacity(sent.headers.len());
         for header in &sent.headers {
-            let malformed = || BrokerError::from(tonic::Status::new(Code::Internal, "the broker sent a malformed header"));
+            let malformed =
+                || BrokerError::from(tonic::Status::new(Code::Internal, "the broker sent a malformed header"));
             let name = HeaderName::try_from(&header.name).map_err(|_| malformed())?;
             let mut value = HeaderValue::try_from(&header.value).map_err(|_| malformed())?;
             // Also those that are no secret by themselves: none is to be seen in a log.

@@ -143,7 +143,8 @@ impl Builder {
         self.fill_from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
         let runtime = Handle::try_current()
             .map_err(|_| ArgumentError::new("a client of the credential broker is made within a tokio runtime"))?;
-        let address = Address::parse(self.address.as_deref().unwrap_or(address::DEFAULT)).map_err(ArgumentError::new)?;
+        let address =
+            Address::parse(self.address.as_deref().unwrap_or(address::DEFAULT)).map_err(ArgumentError::new)?;
         self.check(&address)?;
 
         let tasks = Tasks::new(runtime);

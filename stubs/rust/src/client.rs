@@ -301,7 +301,7 @@ impl Core {
         self.in_time(self.asks.join(ask.clone(), deadline, self.timeout, begin)).await
     }
 
-    /// Calls GetAuthorization, once more where the answer was overtaken by a withdrawal.
+    /// Calls `GetAuthorization`, once more where the answer was overtaken by a withdrawal.
     async fn get(&self, ask: Ask, deadline: Instant) -> Result<Authorization, Error> {
         loop {
             let withdrawals = self.cache.withdrawals(ask.key.borrowed());
@@ -351,7 +351,7 @@ impl Core {
             thread_id: key.thread.clone(),
             revision: revision.clone(),
             http_status: 401,
-            detail: detail[..detail.floor_char_boundary(DETAIL)].to_owned(),
+            detail: shortened(detail).to_owned(),
         };
         let begin = |deadline| {
             let (core, key, request) = (Arc::clone(self), Arc::clone(key), request.clone());
@@ -383,12 +383,11 @@ impl Core {
     /// The broker has nothing better than the rejected value.
     fn refused(&self, key: &Arc<Key>, revision: &str, error: &Error) {
         self.note_any(error);
-        if error.broker().is_some_and(BrokerError::is_refusal) {
-            if let Some(entry) = self.cache.entry(key.borrowed()) {
-                if entry.value().is_none_or(|value| value.revision() == revision) {
-                    self.cache.remove(&entry);
-                }
-            }
+        let refused = error.broker().is_some_and(BrokerError::is_refusal);
+        if let Some(entry) = self.cache.entry(key.borrowed()).filter(|_| refused)
+            && entry.value().is_none_or(|value| value.revision() == revision)
+        {
+            self.cache.remove(&entry);
         }
     }
 
@@ -435,15 +434,11 @@ impl Core {
             } else if !away && up == Some(false) {
                 away = true;
                 let now = Instant::now();
-                match self.cache.held(now) {
-                    (held, Some(end)) => {
-                        let seconds = end.saturating_duration_since(now).as_secs();
-                        tracing::warn!(
-                            "the credential broker is away: {held} authorizations are held, the first ends in {seconds} s"
-                        );
-                    }
-                    _ => tracing::warn!("the credential broker is away: no authorization is held"),
-                }
+                let (held, first_end) = self.cache.held(now);
+                let ends = first_end.map_or_else(String::new, |end| {
+                    format!(", the first ends in {} s", end.saturating_duration_since(now).as_secs())
+                });
+                tracing::warn!("the credential broker is away; authorizations held: {held}{ends}");
             }
         }
     }
@@ -455,6 +450,31 @@ fn target(url: &str) -> String {
     origin.map_or_else(|| url.to_owned(), |origin| origin.to_string())
 }
 
+/// As much of a text as a report takes.
+fn shortened(text: &str) -> &str {
+    let end = (0..=DETAIL.min(text.len())).rfind(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
 fn received(key: &Arc<Key>, sent: Option<crate::v1::Authorization>) -> Result<Authorization, Error> {
     Ok(Authorization::new(Arc::clone(key), sent.unwrap_or_default(), Instant::now())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_is_cut_between_characters() {
+        assert_eq!(shortened("short"), "short");
+        assert_eq!(shortened(&"é".repeat(200)), "é".repeat(128));
+        assert_eq!(shortened(&format!("x{}", "é".repeat(200))).len(), 255);
+    }
+
+    #[test]
+    fn a_target_is_its_origin() {
+        assert_eq!(target("https://A.example/path?query"), "https://a.example:443");
+        assert_eq!(target("no url"), "no url");
+        assert_eq!(target(""), "");
+    }
 }

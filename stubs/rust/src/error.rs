@@ -106,10 +106,7 @@ pub struct BrokerError {
 impl BrokerError {
     /// Whether the broker said no for now and for good, so that what is held must not be used either.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(
-            self.code,
-            Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound
-        )
+        matches!(self.code, Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound)
     }
 }
 
@@ -203,9 +200,6 @@ mod tests {
     fn only_a_refusal_takes_away_what_is_held() {
         let refusals: Vec<_> =
             (0..17).map(Code::from_i32).filter(|code| BrokerError::from(Status::new(*code, "")).is_refusal()).collect();
-        assert_eq!(
-            refusals,
-            [Code::InvalidArgument, Code::NotFound, Code::PermissionDenied, Code::FailedPrecondition]
-        );
+        assert_eq!(refusals, [Code::InvalidArgument, Code::NotFound, Code::PermissionDenied, Code::FailedPrecondition]);
     }
 }

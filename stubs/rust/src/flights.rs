@@ -63,10 +63,10 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
         F: Future<Output = Outcome> + Send + 'static,
     {
         let mut flights = lock(&self.0);
-        if let Some(flight) = flights.get(key) {
-            if let Some(work) = flight.work.upgrade() {
-                return (work, flight.deadline);
-            }
+        if let Some(flight) = flights.get(key)
+            && let Some(work) = flight.work.upgrade()
+        {
+            return (work, flight.deadline);
         }
         let id = Arc::new(());
         let landing = Landing { flights: Arc::clone(&self.0), key: key.clone(), id: Arc::clone(&id) };

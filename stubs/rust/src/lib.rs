@@ -1,4 +1,5 @@
-#![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "tower", doc = include_str!("../README.md"))]
+#![cfg_attr(not(feature = "tower"), doc = "Client of the credential broker: see its README.md.")]
 
 mod address;
 mod authorization;

@@ -63,6 +63,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    #[allow(clippy::unnecessary_wraps)] // as in a message
     fn at(seconds: i64, nanos: i32) -> Option<Timestamp> {
         Some(Timestamp { seconds, nanos })
     }

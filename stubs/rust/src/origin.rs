@@ -22,7 +22,8 @@ impl Origin {
         };
         let host = url.host().filter(|host| !host.is_empty())?.to_ascii_lowercase();
         // `http::Uri` gives no port both where there is none and where it is no number.
-        let port = match url.authority()?.as_str().rsplit_once('@').map_or(url.authority()?.as_str(), |(_, rest)| rest) {
+        let port = match url.authority()?.as_str().rsplit_once('@').map_or(url.authority()?.as_str(), |(_, rest)| rest)
+        {
             rest if rest.len() == host.len() => usual,
             _ => url.port_u16()?,
         };
@@ -53,7 +54,8 @@ mod tests {
 
     #[test]
     fn scheme_host_and_port_count_and_nothing_else() {
-        for text in ["https://a.example", "https://A.example:443/x?y#z", "HTTPS://a.example/", "https://u:p@a.example"] {
+        for text in ["https://a.example", "https://A.example:443/x?y#z", "HTTPS://a.example/", "https://u:p@a.example"]
+        {
             assert_eq!(of(text).as_deref(), Some("https://a.example:443"), "{text}");
         }
         assert_eq!(of("http://[::1]:8080/").as_deref(), Some("http://[::1]:8080"));

@@ -150,7 +150,10 @@ impl Service<Request<Body>> for Channel {
         let this = self.clone();
         Box::pin(async move {
             let tasks = this.0.connector.tasks.clone();
-            tasks.unless_ended(this.send(request)).await.unwrap_or_else(|| Err(Status::cancelled("the client is closed")))
+            tasks
+                .unless_ended(this.send(request))
+                .await
+                .unwrap_or_else(|| Err(Status::cancelled("the client is closed")))
         })
     }
 }

@@ -124,10 +124,10 @@ impl AsyncRead for Heard {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            if let Some(first) = self.first.take() {
-                let _ = first.send(());
-            }
+        if buffer.filled().len() > before
+            && let Some(first) = self.first.take()
+        {
+            let _ = first.send(());
         }
         read
     }

@@ -121,9 +121,11 @@ impl Replicas {
             match resolve(&address).await {
                 Ok(found) => {
                     backoff.reset();
-                    held.retain(|target, task| found.contains(target) || {
-                        task.abort();
-                        false
+                    held.retain(|target, task| {
+                        found.contains(target) || {
+                            task.abort();
+                            false
+                        }
                     });
                     for target in found {
                         held.entry(target.clone()).or_insert_with(|| {
@@ -184,8 +186,7 @@ async fn resolve(address: &Address) -> io::Result<HashSet<Target>> {
     match address {
         Address::Unix(path) => Ok(HashSet::from([Target::Unix(path.clone())])),
         Address::Name { host, port } => {
-            let found: HashSet<_> =
-                tokio::net::lookup_host((host.as_str(), *port)).await?.map(Target::Tcp).collect();
+            let found: HashSet<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.map(Target::Tcp).collect();
             if found.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(found) }
         }
     }

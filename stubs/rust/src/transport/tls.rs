@@ -85,7 +85,8 @@ impl Files {
     fn read(&self) -> Result<Contents, ArgumentError> {
         let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
         let contents = std::iter::once(&self.authorities).chain(identity).map(|path| {
-            std::fs::read(path).map_err(|error| ArgumentError::new(format!("{} cannot be read: {error}", path.display())))
+            std::fs::read(path)
+                .map_err(|error| ArgumentError::new(format!("{} cannot be read: {error}", path.display())))
         });
         contents.collect::<Result<_, _>>().map(Contents)
     }
@@ -168,7 +169,8 @@ mod tests {
         let (certificate, key) = pair();
         let good = folder.put("ca.pem", &certificate);
         let other_key = folder.put("other.key", &pair().1);
-        let (empty, junk) = (folder.put("empty.pem", ""), folder.put("junk.pem", "-----BEGIN CERTIFICATE-----\nZm9v\n"));
+        let (empty, junk) =
+            (folder.put("empty.pem", ""), folder.put("junk.pem", "-----BEGIN CERTIFICATE-----\nZm9v\n"));
         let key = folder.put("client.key", &key);
         let missing = folder.0.join("missing.pem");
         let with = |certificate: &PathBuf, key: &PathBuf| Files {
