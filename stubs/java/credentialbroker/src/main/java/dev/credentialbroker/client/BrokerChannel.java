@@ -15,7 +15,6 @@ import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioDomainSocketChannel;
 import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel;
 import io.grpc.netty.shaded.io.netty.util.concurrent.DefaultThreadFactory;
 import io.grpc.stub.MetadataUtils;
-import java.util.concurrent.Executor;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ScheduledFuture;
@@ -126,9 +125,18 @@ final class BrokerChannel implements AutoCloseable {
     }
   }
 
-  /** Where what may take long is done: user's code, and calls that are begun for nobody. */
-  Executor executor() {
-    return executor;
+  /** Whether no connection can be made. */
+  boolean isAway() {
+    return channel.getState(false) == ConnectivityState.TRANSIENT_FAILURE;
+  }
+
+  /** Runs what may take long, as what users hung on a future; nothing once the client is closed. */
+  void execute(Runnable task) {
+    try {
+      executor.execute(task);
+    } catch (RejectedExecutionException closed) {
+      // Whoever waited was told when it was closed.
+    }
   }
 
   ScheduledExecutorService timer() {

@@ -25,7 +25,6 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
-import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
 
@@ -76,7 +75,7 @@ public final class BrokerClient implements AutoCloseable {
             ? new Watch(
                 channel, cache, presence, Durations.nanos(options.silence), this::brokerIsAway)
             : null;
-    flights = new Flights(channel);
+    flights = new Flights(channel, timeout);
     long interval = Math.min(Math.max(idle / 10, 1_000_000), TimeUnit.SECONDS.toNanos(30));
     channel
         .timer()
@@ -211,7 +210,7 @@ public final class BrokerClient implements AutoCloseable {
    * @throws BrokerException when the broker refuses, or is away and nothing is held
    */
   public BrokerConnection connection(String scope, String thread) {
-    BrokerConnection connection = new BrokerConnection(this, authorization(scope, thread));
+    BrokerConnection connection = new BrokerConnection(this, channel, authorization(scope, thread));
     Entry entry = cache.get(connection.authorization().key());
     if (entry == null) {
       connection.change();
@@ -337,7 +336,7 @@ public final class BrokerClient implements AutoCloseable {
     AuthorizationRequest request =
         AuthorizationRequest.of(entry.key.scope(), entry.key.thread())
             .withIdentity(entry.key.identity());
-    execute(() -> ask(request).whenComplete((answer, failure) -> entry.endRefresh(failure)));
+    channel.execute(() -> ask(request).whenComplete((answer, failure) -> entry.endRefresh(failure)));
   }
 
   /** Keeps the authorization that a call answers with; drops the entry when it is refused. */
@@ -473,15 +472,6 @@ public final class BrokerClient implements AutoCloseable {
     if (entry != null) {
       entry.touch(System.nanoTime());
       entry.connections.remove(connection);
-    }
-  }
-
-  /** Runs what may take long, as what users hung on a future; not at all once the client is closed. */
-  void execute(Runnable task) {
-    try {
-      channel.executor().execute(task);
-    } catch (RejectedExecutionException afterTheEnd) {
-      // Whoever waited was told when the client was closed.
     }
   }
 

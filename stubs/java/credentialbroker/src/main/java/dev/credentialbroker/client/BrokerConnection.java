@@ -10,12 +10,14 @@ import java.util.concurrent.CompletableFuture;
  */
 public final class BrokerConnection implements AutoCloseable {
   private final BrokerClient client;
+  private final BrokerChannel channel;
   private final Authorization authorization;
   private final CompletableFuture<Void> told = new CompletableFuture<>();
   private volatile boolean changed;
 
-  BrokerConnection(BrokerClient client, Authorization authorization) {
+  BrokerConnection(BrokerClient client, BrokerChannel channel, Authorization authorization) {
     this.client = client;
+    this.channel = channel;
     this.authorization = authorization;
   }
 
@@ -64,7 +66,7 @@ public final class BrokerConnection implements AutoCloseable {
 
   void change() {
     changed = true;
-    client.execute(() -> told.complete(null));
+    channel.execute(() -> told.complete(null));
   }
 
   void fail(RuntimeException failure) {

@@ -41,7 +41,6 @@ public final class BrokerException extends RuntimeException {
 
   private final Status.Code code;
   private final String reasonText;
-  private final String text;
   private final Duration retryDelay;
   private final transient Map<String, String> metadata;
 
@@ -52,10 +51,9 @@ public final class BrokerException extends RuntimeException {
       Duration retryDelay,
       Map<String, String> metadata,
       Throwable cause) {
-    super(code + (reasonText.isEmpty() ? "" : " " + reasonText) + ": " + text, cause);
+    super(text, cause);
     this.code = code;
     this.reasonText = reasonText;
-    this.text = text;
     this.retryDelay = retryDelay;
     this.metadata = metadata;
   }
@@ -112,7 +110,7 @@ public final class BrokerException extends RuntimeException {
 
   /** Makes it anew for another one who waited, with the stack of that one. */
   BrokerException again() {
-    return new BrokerException(code, reasonText, text, retryDelay, metadata, getCause());
+    return new BrokerException(code, reasonText, getMessage(), retryDelay, metadata, getCause());
   }
 
   /** Whether it says that what is held must not be used any longer. */
@@ -152,5 +150,12 @@ public final class BrokerException extends RuntimeException {
   /** What the reason is about, as {@code identity}; the keys stand at {@link ErrorReason}. */
   public Map<String, String> metadata() {
     return metadata == null ? Map.of() : metadata;
+  }
+
+  /** With code and reason, before the message. */
+  @Override
+  public String toString() {
+    String reason = reasonText.isEmpty() ? "" : " " + reasonText;
+    return getClass().getName() + ": " + code + reason + ": " + getMessage();
   }
 }

@@ -17,19 +17,24 @@ import java.util.function.LongFunction;
 /**
  * One call for each key, however many wait for its answer.
  *
- * <p>The call has the deadline of who asked first. Who waits can give up: the call is cancelled
- * only once nobody is left. Who may wait longer than the call could goes on with another.
+ * <p>Everyone waits until a deadline of their own, and can give up: the call goes on for the others,
+ * and is cancelled once nobody is left. Who may wait longer than the call could goes on with another.
  */
 final class Flights {
   /** Less time than this is not worth another call; the broker refuses what leaves under 50 ms. */
   private static final long LEAST_LEFT = TimeUnit.MILLISECONDS.toNanos(100);
 
   private final BrokerChannel channel;
+  private final long timeout;
   private final Map<Object, Flight> flights = new HashMap<>();
   private boolean closed;
 
-  Flights(BrokerChannel channel) {
+  /**
+   * @param timeout how many nanoseconds a call has, unless who begins it waits longer
+   */
+  Flights(BrokerChannel channel, long timeout) {
     this.channel = channel;
+    this.timeout = timeout;
   }
 
   /**
@@ -58,7 +63,8 @@ final class Flights {
       flight = flights.get(key);
       first = flight == null;
       if (first) {
-        flight = new Flight(key, waiter.deadline, start);
+        long latest = System.nanoTime() + timeout;
+        flight = new Flight(key, Math.max(latest, waiter.deadline), start);
         flights.put(key, flight);
       }
       flight.waiters.add(waiter);
@@ -137,11 +143,11 @@ final class Flights {
           call.cancel(true);
         }
       }
-      boolean timedOut = failure != null && Status.fromThrowable(failure).getCode() == Status.Code.DEADLINE_EXCEEDED;
+      boolean over = System.nanoTime() - deadline >= 0;
       for (Waiter waiter : left) {
         if (answer != null) {
           waiter.answer.complete(answer);
-        } else if (timedOut && waiter.deadline - System.nanoTime() > LEAST_LEFT) {
+        } else if (over && waiter.deadline - System.nanoTime() > LEAST_LEFT) {
           join(key, waiter, start);
         } else {
           waiter.fail(failure);
@@ -170,9 +176,9 @@ final class Flights {
     }
 
     void board(Flight flight) {
-      // gRPC ends the call itself at its deadline, with a message that says what it waited for.
+      // At its own deadline gRPC ends the call, with a message that says what it waited for.
       ScheduledFuture<?> alarm =
-          deadline - flight.deadline < 0
+          deadline - flight.deadline < -LEAST_LEFT
               ? channel.later(deadline - System.nanoTime(), this::timeOut)
               : null;
       answer.whenComplete(
@@ -185,11 +191,11 @@ final class Flights {
     }
 
     private void timeOut() {
-      channel.executor().execute(
-          () ->
-              answer.completeExceptionally(
-                  BrokerException.of(
-                      Status.Code.DEADLINE_EXCEEDED, "no answer within the time of this call")));
+      String why = channel.isAway() ? "no connection to the broker" : "no answer of the broker";
+      BrokerException late =
+          BrokerException.of(Status.Code.DEADLINE_EXCEEDED, why + " in the time of this call");
+      // Off this thread: what the user hung on the future may take its time.
+      channel.execute(() -> answer.completeExceptionally(late));
     }
 
     void fail(Throwable failure) {

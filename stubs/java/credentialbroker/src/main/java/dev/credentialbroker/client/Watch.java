@@ -33,6 +33,7 @@ final class Watch {
   private final Map<String, Entry> entries = new LinkedHashMap<>();
   private Stream current;
   private boolean waiting;
+  private boolean changing;
   private boolean closed;
   private volatile boolean up;
 
@@ -48,7 +49,10 @@ final class Watch {
     this.silent = silent;
   }
 
-  /** Whether the broker sends values by itself at this moment. */
+  /**
+   * Whether the broker sends values by itself: it has a stream for that, or is changing from one to
+   * the next as it said it would.
+   */
   boolean isUp() {
     return up;
   }
@@ -103,7 +107,7 @@ final class Watch {
   }
 
   private void tellUp() {
-    up = current != null && (current.ready || (current.before != null && current.before.ready));
+    up = changing || (current != null && current.ready);
   }
 
   private final class Stream
@@ -175,6 +179,7 @@ final class Watch {
           return;
         }
         ready = true;
+        changing = false;
         if (before != null) {
           before.finish();
         }
@@ -194,6 +199,7 @@ final class Watch {
         }
         if (message.getEventCase() == WatchAuthorizationsResponse.EventCase.CLOSING) {
           if (this == current) {
+            changing = true;
             openLater(Durations.nanos(Durations.of(message.getClosing().getRetryDelay())));
           }
           return;
@@ -262,6 +268,7 @@ final class Watch {
         }
         if (this == current) {
           current = before != null && !before.finished ? before : null;
+          changing = changing && waiting;
           if (System.nanoTime() - opened >= LIVED) {
             backoff.reset();
           }

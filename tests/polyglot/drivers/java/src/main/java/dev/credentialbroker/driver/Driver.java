@@ -52,9 +52,10 @@ public final class Driver {
   /**
    * Reads commands until the end of the input.
    *
-   * @throws IOException when the input breaks off
+   * @throws Exception when the input breaks off, or not even a first call can be made
    */
-  public static void main(String[] arguments) throws IOException {
+  public static void main(String[] arguments) throws Exception {
+    WarmUp.run();
     new Driver().run();
     System.exit(0);
   }
