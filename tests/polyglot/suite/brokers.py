@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import re
 import signal
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 import httpx
@@ -28,8 +30,7 @@ _SAMPLE: Final = re.compile(
     re.MULTILINE,
 )
 _LABEL: Final = re.compile(r'([a-z_]+)="([^"]*)"')
-_PROGRAM: Final = (str(Path(sys.executable).parent / "credential-broker"), "serve")
-_AGED_PROGRAM: Final = (sys.executable, "-m", "tests.polyglot.suite.aged_broker")
+_NURSERY: Final = (sys.executable, "-m", "tests.polyglot.suite.forked_brokers")
 _ROOT: Final = Path(__file__).resolve().parents[3]
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -52,11 +53,74 @@ def as_toml(settings: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
     return "\n".join([*lines, *tables]) + "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Life:
+    """The process of a broker: its id, and the exit code that it comes to."""
+
+    pid: int
+    ended: "asyncio.Future[int]"
+
+
+class Nursery:
+    """
+    Where broker processes come from (`forked_brokers`), for as long as the `async with` block lasts.
+
+    Args:
+        folder: for its log.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "nursery.log"
+        self._waiting: list[asyncio.Future[int]] = []
+        self._lives: dict[int, asyncio.Future[int]] = {}
+        self._process: asyncio.subprocess.Process
+        self._reader: asyncio.Task[None]
+
+    async def __aenter__(self) -> Self:
+        self._process = await processes.start(
+            _NURSERY, log=self._log, environment=processes.clean_environment(), folder=_ROOT, talks=True
+        )
+        self._reader = asyncio.create_task(self._read(), name="nursery")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await processes.end(self._process, seconds=STOP_SECONDS)
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def begin(self, config: Path, log: Path, connection_age: float | None) -> Life:
+        """Begin a broker; it does not serve yet."""
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        order = {"config": str(config), "log": str(log), "connection_age": connection_age}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        pid = await asyncio.wait_for(waiting, START_SECONDS)
+        return Life(pid, self._lives[pid])
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            event = json.loads(line)
+            if "began" in event:
+                processes.adopt(event["began"])
+                self._lives[event["began"]] = asyncio.get_running_loop().create_future()
+                self._waiting.pop(0).set_result(event["began"])
+            else:
+                processes.forget(event["ended"])
+                self._lives.pop(event["ended"]).set_result(event["code"])
+        for waiting in (*self._waiting, *self._lives.values()):
+            if not waiting.done():
+                waiting.set_exception(BrokerError(f"the nursery ended:\n{self._log.read_text()[-2000:]}"))
+
+
 class Broker:
     """
     One broker, which may be killed and started again at the same addresses.
 
     Args:
+        nursery: where its processes come from.
         name: what to call it.
         folder: for its configuration and log.
         settings: its whole configuration.
@@ -67,6 +131,7 @@ class Broker:
 
     def __init__(
         self,
+        nursery: Nursery,
         name: str,
         folder: Path,
         settings: Mapping[str, Any],
@@ -77,16 +142,14 @@ class Broker:
     ) -> None:
         self.name = name
         self._log = folder / f"{name}.log"
+        self._log.touch()
         self._file = folder / f"{name}.toml"
         self._file.write_text(as_toml(settings), encoding="utf-8")
-        self._words = (
-            [*_PROGRAM, "--dev", "--config", str(self._file)]
-            if connection_age is None
-            else [*_AGED_PROGRAM, str(self._file), str(connection_age)]
-        )
+        self._nursery = nursery
+        self._age = connection_age
         self._admin = admin
         self._metrics = f"http://{http}/metrics"
-        self._process: asyncio.subprocess.Process | None = None
+        self._life: Life | None = None
         self._of_lives_before: Counter[Sample] = Counter()
         self._channel: grpc.aio.Channel | None = None
         self._http = httpx.AsyncClient(trust_env=False, timeout=_CALL_SECONDS, verify=processes.no_authorities())
@@ -94,7 +157,7 @@ class Broker:
     @property
     def is_up(self) -> bool:
         """Whether its process runs."""
-        return self._process is not None
+        return self._life is not None
 
     @property
     def operators(self) -> "broker_admin_pb2_grpc.BrokerAdminAsyncStub":
@@ -110,14 +173,11 @@ class Broker:
         Raises:
             BrokerError: it ended, or did not serve in time.
         """
-        seen = self._log.stat().st_size if self._log.exists() else 0
-        process = await processes.start(
-            self._words, log=self._log, environment=processes.clean_environment(), folder=_ROOT
-        )
-        self._process = process
+        seen = self._log.stat().st_size
+        life = self._life = await self._nursery.begin(self._file, self._log, self._age)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
-                while process.returncode is None:
+                while not life.ended.done():
                     if b'"event": "serving"' in self._log.read_bytes()[seen:]:
                         return
                     await asyncio.sleep(0.02)
@@ -132,8 +192,8 @@ class Broker:
         await self._end(signal.SIGTERM)
 
     async def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
+        life, self._life = self._life, None
+        if life is None:
             return
         if how is signal.SIGKILL:
             # What it counted is lost with it. Of one that drains new calls are counted to its end, and seen by nobody.
@@ -141,18 +201,20 @@ class Broker:
                 self._of_lives_before.update(_counted(await self._read()))
         else:
             self._of_lives_before.update(_counted(await self._read()))
-        await processes.end(process, seconds=STOP_SECONDS, how=how)
+        os.kill(life.pid, how)
+        await asyncio.wait_for(asyncio.shield(life.ended), STOP_SECONDS)
 
     def pause(self, *, on: bool) -> None:
         """Stop it where it is (SIGSTOP), as a machine that hangs, or let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
+        assert self._life is not None
+        os.kill(self._life.pid, signal.SIGSTOP if on else signal.SIGCONT)
 
     async def close(self) -> None:
         """End it for good."""
-        process, self._process = self._process, None
-        if process is not None:
-            await processes.end(process, seconds=0, how=signal.SIGKILL)
+        life, self._life = self._life, None
+        if life is not None and not life.ended.done():
+            os.kill(life.pid, signal.SIGKILL)
+            await asyncio.wait_for(asyncio.shield(life.ended), STOP_SECONDS)
         if self._channel is not None:
             await self._channel.close()
         await self._http.aclose()

@@ -17,7 +17,7 @@ from tests.polyglot.suite.case_run import CaseFailedError, CaseRun, UnsupportedE
 from tests.polyglot.suite.cases import Case
 from tests.polyglot.suite.driver import Driver, DriverError
 from tests.polyglot.suite.matrix import Matrix, Outcome, Result
-from tests.polyglot.suite.world import Certificates, Place, World
+from tests.polyglot.suite.world import Ground, Place, World
 
 AT_ONCE: Final = 8
 """How many cases of one variant wait side by side."""
@@ -61,10 +61,9 @@ async def run_all(variants: Sequence[Variant], cases: Sequence[Case], progress: 
         progress(result)
 
     try:
-        certificates = Certificates(folder / "certificates")
-        async with asyncio.TaskGroup() as group:
+        async with Ground(folder) as ground, asyncio.TaskGroup() as group:
             for variant in variants:
-                lanes = Lanes(variant, folder / variant.name, certificates, starts, note, matrix.problems)
+                lanes = Lanes(variant, folder / variant.name, ground, starts, note, matrix.problems)
                 group.create_task(lanes.run(cases))
     finally:
         processes.end_all()
@@ -80,7 +79,7 @@ class Lanes:
     Args:
         variant: whose driver.
         folder: for its logs and files.
-        certificates: of the run.
+        ground: of the run.
         starts: bounds what starts processes, for all variants together.
         note: takes each result.
         problems: takes what goes wrong beside the cases.
@@ -90,14 +89,14 @@ class Lanes:
         self,
         variant: Variant,
         folder: Path,
-        certificates: Certificates,
+        ground: Ground,
         starts: asyncio.Semaphore,
         note: Progress,
         problems: list[str],
     ) -> None:
         self._variant = variant
         self._folder = folder
-        self._certificates = certificates
+        self._ground = ground
         self._starts = starts
         self._note = note
         self._problems = problems
@@ -128,7 +127,7 @@ class Lanes:
         if not cases:
             return
         async with self._starts:
-            place = await Place(self._certificates).__aenter__()
+            place = await Place(self._ground).__aenter__()
         try:
             shared = _Shared(self)
             for case in cases:
@@ -147,7 +146,7 @@ class Lanes:
             place = None
             if any(case.lane == "timed" for case in cases):
                 async with self._starts:
-                    place = await stack.enter_async_context(Place(self._certificates))
+                    place = await stack.enter_async_context(Place(self._ground))
 
             async def run(case: Case, adapter: str) -> None:
                 async with places:
@@ -164,9 +163,7 @@ class Lanes:
             async with self._starts:
                 began = time.monotonic()
                 try:
-                    place = Place(
-                        self._certificates, names=case.brokers, up=case.start, connection_age=case.connection_age
-                    )
+                    place = Place(self._ground, names=case.brokers, up=case.start, connection_age=case.connection_age)
                     async with place:
                         await self._run(case, adapter, place, None)
                 except Exception as error:  # noqa: BLE001 - a broker that does not start is this case's failure
@@ -204,7 +201,7 @@ class Lanes:
     async def _attempt(self, case: Case, adapter: str, place: Place | None, shared: "_Shared | None") -> None:
         folder = self._folder / f"{next(self._numbers)}-{case.name}"
         folder.mkdir()
-        world = World(case, place, folder=folder, certificates=self._certificates, adapter=adapter)
+        world = World(case, place, folder=folder, ground=self._ground, adapter=adapter)
         async with world:
             if shared is not None:
                 await _judge(case, world, await shared.driver())

@@ -141,6 +141,16 @@ async def end(process: asyncio.subprocess.Process, *, seconds: float, how: signa
     return code
 
 
+def adopt(pid: int) -> None:
+    """Let `end_all` end a process, of a group of its own, that something else started and waits for."""
+    _groups.add(pid)
+
+
+def forget(pid: int) -> None:
+    """Leave a process alone that was adopted and has ended: its id may be another's by now."""
+    _groups.discard(pid)
+
+
 def end_all() -> None:
     """Kill every group that is left, at once: nothing outlives the run, however it ended."""
     for group in tuple(_groups):

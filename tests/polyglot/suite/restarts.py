@@ -21,7 +21,7 @@ from tests.polyglot.suite import processes, toolchains
 from tests.polyglot.suite.cases import Case
 from tests.polyglot.suite.driver import Driver
 from tests.polyglot.suite.lanes import Variant
-from tests.polyglot.suite.world import Certificates, Place, World
+from tests.polyglot.suite.world import Ground, Place, World
 
 BACK_SECONDS: Final = 15.0
 """How long all clients may take to have their watch again: the longest waits between two tries, one after the other."""
@@ -70,13 +70,13 @@ async def run(variants: Sequence[Variant], runs: int) -> list[str]:
     try:
         async with contextlib.AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="restarts-")))
-            certificates = Certificates(folder / "certificates")
-            place = await stack.enter_async_context(Place(certificates))
+            ground = await stack.enter_async_context(Ground(folder))
+            place = await stack.enter_async_context(Place(ground))
             clients: list[tuple[Variant, World, Driver]] = []
             for variant in variants:
                 own = folder / variant.name
                 own.mkdir()
-                world = await stack.enter_async_context(World(case, place, folder=own, certificates=certificates))
+                world = await stack.enter_async_context(World(case, place, folder=own, ground=ground))
                 driver = Driver(variant.command, tree=variant.tree, folder=own)
                 clients.append((variant, world, await stack.enter_async_context(driver)))
             return await _restart(place, clients, runs)

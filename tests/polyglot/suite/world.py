@@ -21,7 +21,7 @@ from broker.emulator import EmulatorServer, EmulatorSettings
 from broker.emulator.accounts import Account, fingerprint
 from broker.emulator.faults import FaultRule
 from tests.polyglot.suite import brokers, processes
-from tests.polyglot.suite.brokers import Broker
+from tests.polyglot.suite.brokers import Broker, Nursery
 from tests.polyglot.suite.cases import COMMON_ACTIONS, OWN_ACTIONS, SCRIPTED_ACTIONS, Case
 from tests.polyglot.suite.expressions import replaced, viewed
 from tests.support.certificates import Authority
@@ -65,12 +65,32 @@ class Certificates:
         self.other_ca.write_bytes(Authority("another authority").certificate)
 
 
+class Ground:
+    """
+    What all places of a run stand on: certificates, and where brokers come from.
+
+    Args:
+        folder: for their files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.certificates = Certificates(folder / "certificates")
+        self.nursery = Nursery(folder)
+
+    async def __aenter__(self) -> Self:
+        await self.nursery.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.nursery.__aexit__(*error)
+
+
 class Place:
     """
     Brokers on one state directory, with an emulator behind them, for as long as the `async with` block lasts.
 
     Args:
-        certificates: of the run.
+        ground: of the run.
         names: of the brokers, `a` and `b`.
         up: whether they are started.
         connection_age: seconds to which the life of their connections is scaled down; None leaves it.
@@ -78,13 +98,13 @@ class Place:
 
     def __init__(
         self,
-        certificates: Certificates,
+        ground: Ground,
         *,
         names: tuple[str, ...] = ("a",),
         up: bool = True,
         connection_age: float | None = None,
     ) -> None:
-        self.certificates = certificates
+        self._ground = ground
         self.numbers = itertools.count(1)
         self.brokers: dict[str, Broker] = {}
         self.port = processes.free_port(*(_HOSTS[name] for name in names))
@@ -136,7 +156,7 @@ class Place:
         async with self._starting:
             if name not in self.brokers:
                 port = processes.free_port()
-                files = self.certificates
+                files = self._ground.certificates
                 tls = {"certificate_file": str(files.certificate), "private_key_file": str(files.private_key)}
                 if mutual:
                     tls["client_ca_file"] = str(files.ca)
@@ -174,7 +194,9 @@ class Place:
                 "inference.short": {"description": "answers kept for seconds", "max_lifetime_seconds": SHORT_SECONDS}
             },
         }
-        broker = Broker(name, self.folder, settings, admin=admin, http=http, connection_age=self._age)
+        broker = Broker(
+            self._ground.nursery, name, self.folder, settings, admin=admin, http=http, connection_age=self._age
+        )
         self._exits.push_async_callback(broker.close)
         self.brokers[name] = broker
 
@@ -203,19 +225,17 @@ class World:
         case: what it is for.
         place: real brokers; None for a case of the scripted broker.
         folder: of the case, empty.
-        certificates: of the run.
+        ground: of the run.
         adapter: the adapter that the case is run for; empty where it is for none.
     """
 
-    def __init__(
-        self, case: Case, place: Place | None, *, folder: Path, certificates: Certificates, adapter: str = ""
-    ) -> None:
+    def __init__(self, case: Case, place: Place | None, *, folder: Path, ground: Ground, adapter: str = "") -> None:
         self.variables: dict[str, str] = {}
         self.scripted: ScriptedBroker | None = None
         self._case = case
         self._place = place
         self._folder = folder
-        self._certificates = certificates
+        self._certificates = ground.certificates
         self._adapter = adapter
         self._identities = _Identities()
         self._servers: dict[str, HttpOrigin | GrpcEcho] = {}
