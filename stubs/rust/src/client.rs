@@ -430,7 +430,7 @@ impl Core {
             let up = connected.borrow_and_update().is_up();
             if away && up == Some(true) {
                 away = false;
-                tracing::warn!("the credential broker is back");
+                tracing::warn!("the broker is back");
             } else if !away && up == Some(false) {
                 away = true;
                 let now = Instant::now();
@@ -438,7 +438,7 @@ impl Core {
                 let ends = first_end.map_or_else(String::new, |end| {
                     format!(", the first ends in {} s", end.saturating_duration_since(now).as_secs())
                 });
-                tracing::warn!("the credential broker is away; authorizations held: {held}{ends}");
+                tracing::warn!("the broker is away; authorizations held: {held}{ends}");
             }
         }
     }
