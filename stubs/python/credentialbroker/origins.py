@@ -3,6 +3,8 @@
 import re
 from typing import Final, NamedTuple
 
+from credentialbroker.errors import OriginError
+
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _MAX_PORT: Final = 65_535
 # The part of RFC 3986 that every parser reads the same way. What two could read differently (user info, backslashes,
@@ -36,3 +38,28 @@ def parse_origin(url: str) -> Origin | None:
     scheme = parts["scheme"].lower()
     port = int(parts["port"]) if parts["port"] else _DEFAULT_PORTS[scheme]
     return Origin(scheme, parts["host"].lower(), port) if port <= _MAX_PORT else None
+
+
+def origin_of_adapter(url: str) -> Origin:
+    """
+    Return the origin that an adapter is made for.
+
+    Raises:
+        ValueError: the URL has none.
+    """
+    origin = parse_origin(url)
+    if origin is None:
+        raise ValueError("an adapter is made for an origin: https://host[:port]")
+    return origin
+
+
+def check_origin(url: str, origin: Origin) -> None:
+    """
+    See to it that a request goes to the adapter's origin.
+
+    Raises:
+        OriginError: it goes elsewhere.
+    """
+    found = parse_origin(url)
+    if found != origin:
+        raise OriginError(f"these headers are for {origin} only, and the request goes to {found or 'another place'}")
