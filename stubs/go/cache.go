@@ -16,7 +16,7 @@ const (
 	// useGrain is how exactly the last use is known: a busy entry is not written to at each use by every processor.
 	useGrain = 10 * time.Microsecond
 	// restApart is the least time between two looks of a timer at its entry.
-	restApart = 10 * time.Millisecond
+	restApart = 100 * time.Millisecond
 )
 
 // entry is what is kept under one key. What a use of a held value touches is atomic; the rest is guarded by cache.mu.
@@ -264,9 +264,7 @@ func (c *cache) rest(e *entry) {
 		c.remove(e)
 	default:
 		ask = len(e.connections) > 0 && held != nil && e.wants(held, now, c.watching())
-		if !ask {
-			c.arm(e)
-		}
+		c.arm(e)
 	}
 	c.mu.Unlock()
 	if ask {

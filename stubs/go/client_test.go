@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -28,6 +29,16 @@ func TestServiceConfigIsTheShippedOne(t *testing.T) {
 	}
 	if err != nil || string(shipped) != serviceConfig {
 		t.Errorf("service_config.json is not protos/service_config.json: %v", err)
+	}
+}
+
+func TestVersionIsThatOfTheBroker(t *testing.T) {
+	project, err := os.ReadFile("../../pyproject.toml")
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("outside the repository")
+	}
+	if err != nil || !strings.Contains(string(project), "\nversion = \""+Version+"\"\n") {
+		t.Errorf("%s is not the version of pyproject.toml: %v", Version, err)
 	}
 }
 

@@ -45,9 +45,10 @@ func (r *resolving) run(ctx context.Context) {
 	retry := backoff{first: retryFirst, most: resolveApart}
 	for {
 		began := time.Now()
-		err := r.resolve(ctx)
-		wait := retry.next(0)
-		if err == nil {
+		var wait time.Duration
+		if err := r.resolve(ctx); err != nil {
+			wait = retry.next(0)
+		} else {
 			retry.reset()
 			select {
 			case <-r.again:

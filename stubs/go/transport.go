@@ -85,7 +85,7 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 func (t *Transport) authorize(request *http.Request) (*Authorization, error) {
 	to, err := originOf(request.URL)
 	if err != nil || to != t.origin {
-		return nil, fmt.Errorf("%w: %s is not %s", ErrOrigin, request.URL.Redacted(), t.origin)
+		return nil, fmt.Errorf("%w: %s://%s is not %s", ErrOrigin, request.URL.Scheme, request.URL.Host, t.origin)
 	}
 	wanted := t.request.in(request.Context())
 	return t.client.authorization(request.Context(), ask{
