@@ -13,9 +13,7 @@ public class Quickstart {
   public static void main(String[] arguments) throws Exception {
     URI url =
         URI.create(
-            arguments.length > 0
-                ? arguments[0]
-                : "http://127.0.0.1:8089/backend-api/codex/models");
+            arguments.length > 0 ? arguments[0] : "http://127.0.0.1:8089/backend-api/codex/models");
 
     try (BrokerClient broker = BrokerClient.create()) {
       AuthorizationRequest wanted = AuthorizationRequest.of("inference", "quickstart");

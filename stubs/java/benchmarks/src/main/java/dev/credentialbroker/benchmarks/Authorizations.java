@@ -33,10 +33,7 @@ import org.openjdk.jmh.runner.options.TimeValue;
 @OutputTimeUnit(TimeUnit.NANOSECONDS)
 public class Authorizations {
   private static final GetAuthorizationRequest REQUEST =
-      GetAuthorizationRequest.newBuilder()
-          .setScope("inference")
-          .setThreadId("benchmark")
-          .build();
+      GetAuthorizationRequest.newBuilder().setScope("inference").setThreadId("benchmark").build();
 
   private BrokerClient broker;
   private ManagedChannel channel;

@@ -31,8 +31,7 @@ public final class BrokerCallCredentials extends CallCredentials {
   @Override
   public void applyRequestMetadata(RequestInfo call, Executor executor, MetadataApplier applier) {
     if (call.getSecurityLevel() != SecurityLevel.PRIVACY_AND_INTEGRITY) {
-      applier.fail(
-          Status.UNAUTHENTICATED.withDescription("the broker's headers go over TLS only"));
+      applier.fail(Status.UNAUTHENTICATED.withDescription("the broker's headers go over TLS only"));
       return;
     }
     try {

@@ -31,9 +31,9 @@ import java.util.function.Function;
 /**
  * Asks the credential broker for the headers to attach to calls, and keeps them current.
  *
- * <p>Make one for a process and share it: it is safe for use by any number of threads. What it holds
- * it answers from memory, without a call and without a lock. Headers are kept in memory only, until
- * they end, and are replaced before that.
+ * <p>Make one for a process and share it: it is safe for use by any number of threads. What it
+ * holds it answers from memory, without a call and without a lock. Headers are kept in memory only,
+ * until they end, and are replaced before that.
  *
  * <pre>{@code
  * try (BrokerClient broker = BrokerClient.create()) {
@@ -77,9 +77,7 @@ public final class BrokerClient implements AutoCloseable {
             : null;
     flights = new Flights(channel, timeout);
     long interval = Math.min(Math.max(idle / 10, 1_000_000), TimeUnit.SECONDS.toNanos(30));
-    channel
-        .timer()
-        .scheduleWithFixedDelay(this::sweep, interval, interval, TimeUnit.NANOSECONDS);
+    channel.timer().scheduleWithFixedDelay(this::sweep, interval, interval, TimeUnit.NANOSECONDS);
   }
 
   /**
@@ -167,8 +165,8 @@ public final class BrokerClient implements AutoCloseable {
   }
 
   /**
-   * Makes sure that a thread has a live task, so that its first authorization need not wait for one.
-   * Nobody has to.
+   * Makes sure that a thread has a live task, so that its first authorization need not wait for
+   * one. Nobody has to.
    *
    * @throws BrokerException when the broker refuses, or is away
    */
@@ -328,7 +326,9 @@ public final class BrokerClient implements AutoCloseable {
                 GetAuthorizationResponse::getAuthorization));
   }
 
-  /** Asks for the next value in the background, if nobody does and the last failure is old enough. */
+  /**
+   * Asks for the next value in the background, if nobody does and the last failure is old enough.
+   */
   private void refresh(Entry entry, Authorization held, long now) {
     if (!entry.beginRefresh(held, now, watch != null && watch.isUp())) {
       return;
@@ -336,7 +336,8 @@ public final class BrokerClient implements AutoCloseable {
     AuthorizationRequest request =
         AuthorizationRequest.of(entry.key.scope(), entry.key.thread())
             .withIdentity(entry.key.identity());
-    channel.execute(() -> ask(request).whenComplete((answer, failure) -> entry.endRefresh(failure)));
+    channel.execute(
+        () -> ask(request).whenComplete((answer, failure) -> entry.endRefresh(failure)));
   }
 
   /** Keeps the authorization that a call answers with; drops the entry when it is refused. */
@@ -375,7 +376,8 @@ public final class BrokerClient implements AutoCloseable {
     if (closed) {
       throw closed();
     }
-    CredentialBrokerFutureStub stub = channel.calls().withDeadlineAfter(nanos, TimeUnit.NANOSECONDS);
+    CredentialBrokerFutureStub stub =
+        channel.calls().withDeadlineAfter(nanos, TimeUnit.NANOSECONDS);
     // Not in the context of who asked first: others wait for the same answer.
     Context before = Context.ROOT.attach();
     ListenableFuture<R> call;
@@ -403,7 +405,9 @@ public final class BrokerClient implements AutoCloseable {
     return call;
   }
 
-  /** Until when a call may last, on the monotonic clock: gRPC's own deadline of the caller counts. */
+  /**
+   * Until when a call may last, on the monotonic clock: gRPC's own deadline of the caller counts.
+   */
   private long deadline(Duration asked) {
     long nanos = asked == null ? timeout : Math.min(Durations.nanos(asked), LONGEST_CALL);
     Deadline ofContext = Context.current().getDeadline();
@@ -554,8 +558,8 @@ public final class BrokerClient implements AutoCloseable {
     }
 
     /**
-     * Whether to call another host without TLS, where everyone on the way can read the headers. Else
-     * {@code CREDENTIAL_BROKER_PLAINTEXT=1}, else that is refused.
+     * Whether to call another host without TLS, where everyone on the way can read the headers.
+     * Else {@code CREDENTIAL_BROKER_PLAINTEXT=1}, else that is refused.
      */
     public Builder plaintext(boolean allowed) {
       plaintext = allowed;
@@ -616,7 +620,8 @@ public final class BrokerClient implements AutoCloseable {
 
     private TlsFiles tls(Address address) {
       if ((certificateFile == null) != (privateKeyFile == null)) {
-        throw new IllegalArgumentException("a certificate needs its key, and a key its certificate");
+        throw new IllegalArgumentException(
+            "a certificate needs its key, and a key its certificate");
       }
       if (caFile != null) {
         return new TlsFiles(caFile, certificateFile, privateKeyFile);

@@ -132,7 +132,9 @@ public final class BrokerException extends RuntimeException {
     }
   }
 
-  /** The reason as the broker's bare word, as {@code TASK_ENDED}; empty where gRPC made the error. */
+  /**
+   * The reason as the broker's bare word, as {@code TASK_ENDED}; empty where gRPC made the error.
+   */
   public String reasonText() {
     return reasonText;
   }

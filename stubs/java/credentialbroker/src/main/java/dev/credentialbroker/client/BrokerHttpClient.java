@@ -55,8 +55,7 @@ public final class BrokerHttpClient extends HttpClient {
    * @param origin the backend's, as {@code https://api.example.com}
    * @param request what to ask the broker for
    */
-  public static BrokerHttpClient of(
-      BrokerClient broker, URI origin, AuthorizationRequest request) {
+  public static BrokerHttpClient of(BrokerClient broker, URI origin, AuthorizationRequest request) {
     return of(newBuilder(), broker, origin, each -> request);
   }
 

@@ -17,8 +17,9 @@ import java.util.function.LongFunction;
 /**
  * One call for each key, however many wait for its answer.
  *
- * <p>Everyone waits until a deadline of their own, and can give up: the call goes on for the others,
- * and is cancelled once nobody is left. Who may wait longer than the call could goes on with another.
+ * <p>Everyone waits until a deadline of their own, and can give up: the call goes on for the
+ * others, and is cancelled once nobody is left. Who may wait longer than the call could goes on
+ * with another.
  */
 final class Flights {
   /** Less time than this is not worth another call; the broker refuses what leaves under 50 ms. */

@@ -27,7 +27,9 @@ record Lifetime(long due, long late, long end) {
     return now - late >= 0;
   }
 
-  /** Returns for how many nanoseconds from {@code now} it may be used; not positive once it ended. */
+  /**
+   * Returns for how many nanoseconds from {@code now} it may be used; not positive once it ended.
+   */
   long left(long now) {
     return end - now;
   }

@@ -3,7 +3,6 @@ package dev.credentialbroker.client;
 import java.time.Duration;
 import java.util.Optional;
 
-
 /** Whether the broker is there, told once each time that this changes; and what last went wrong. */
 final class Presence {
   private static final System.Logger LOG = System.getLogger(Presence.class.getPackageName());

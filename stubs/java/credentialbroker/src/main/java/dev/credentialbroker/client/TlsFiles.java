@@ -142,7 +142,8 @@ final class TlsFiles {
   /** What changes when a file does: a replaced one has another time, size or inode. */
   private List<Object> marks() throws IOException {
     List<Object> marks = new ArrayList<>();
-    for (Path path : certificate == null ? List.of(authorities) : List.of(authorities, certificate, key)) {
+    for (Path path :
+        certificate == null ? List.of(authorities) : List.of(authorities, certificate, key)) {
       try {
         FileTime time = Files.getLastModifiedTime(path);
         marks.add(List.of(time, Files.size(path), path.toRealPath()));

@@ -272,8 +272,7 @@ final class Watch {
           if (System.nanoTime() - opened >= LIVED) {
             backoff.reset();
           }
-          long told =
-              failure == null ? 0 : failure.retryDelay().map(Durations::nanos).orElse(0L);
+          long told = failure == null ? 0 : failure.retryDelay().map(Durations::nanos).orElse(0L);
           openLater(Math.max(backoff.next(), told));
         }
         before = null;

@@ -76,8 +76,7 @@ public final class BrokerOkHttp {
     private final HttpUrl origin;
     private final Function<Request, AuthorizationRequest> wanted;
 
-    Authorize(
-        BrokerClient broker, HttpUrl origin, Function<Request, AuthorizationRequest> wanted) {
+    Authorize(BrokerClient broker, HttpUrl origin, Function<Request, AuthorizationRequest> wanted) {
       this.broker = broker;
       this.origin = origin;
       this.wanted = wanted;

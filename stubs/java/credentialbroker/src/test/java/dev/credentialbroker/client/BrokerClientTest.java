@@ -1,0 +1,210 @@
+package dev.credentialbroker.client;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertSame;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import io.grpc.Context;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.Map;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+@Timeout(60)
+class BrokerClientTest {
+  private static final AuthorizationRequest REQUEST = AuthorizationRequest.of("inference", "t");
+
+  private FakeBroker broker;
+  private BrokerClient client;
+
+  @BeforeEach
+  void start() throws Exception {
+    broker = new FakeBroker();
+    client = broker.client();
+  }
+
+  @AfterEach
+  void stop() throws Exception {
+    client.close();
+    broker.close();
+  }
+
+  private void untilAsked() throws InterruptedException {
+    while (broker.asked.isEmpty()) {
+      TimeUnit.MILLISECONDS.sleep(1);
+    }
+  }
+
+  @Test
+  void answersFromMemory() {
+    Authorization first = client.authorization("inference", "t");
+    assertSame(first, client.authorization("inference", "t"));
+    assertSame(first, client.authorizationAsync(REQUEST).join());
+    assertEquals(1, broker.asked.size());
+  }
+
+  @Test
+  void showsNoSecret() {
+    Authorization authorization = client.authorization("inference", "t");
+    BrokerConnection connection = client.connection("inference", "t");
+    String all = client + " " + authorization + authorization.headers() + connection;
+    assertTrue(all.contains("authorization"));
+    assertFalse(all.contains("secret-1"));
+  }
+
+  @Test
+  void interruptsOneAndNotTheOthers() throws Exception {
+    broker.gate = new CountDownLatch(1);
+    CompletableFuture<Authorization> other = new CompletableFuture<>();
+    CompletableFuture<Boolean> interrupted = new CompletableFuture<>();
+    Thread waiting =
+        new Thread(
+            () -> {
+              try {
+                client.authorization("inference", "t");
+              } catch (CancellationException e) {
+                interrupted.complete(Thread.currentThread().isInterrupted());
+              }
+            });
+    waiting.start();
+    untilAsked();
+    client.authorizationAsync(REQUEST).thenAccept(other::complete);
+    waiting.interrupt();
+    assertTrue(interrupted.get(5, TimeUnit.SECONDS));
+    assertFalse(other.isDone());
+    broker.gate.countDown();
+    other.get(5, TimeUnit.SECONDS);
+    assertEquals(1, broker.asked.size());
+  }
+
+  @Test
+  void outlivesTheGrpcContextOfWhoAskedFirst() throws Exception {
+    broker.gate = new CountDownLatch(1);
+    Context.CancellableContext serving = Context.current().withCancellation();
+    CompletableFuture<Authorization> answer =
+        serving.call(() -> client.authorizationAsync(REQUEST));
+    untilAsked();
+    serving.cancel(null);
+    broker.gate.countDown();
+    answer.get(5, TimeUnit.SECONDS);
+  }
+
+  @Test
+  void lastsNoLongerThanTheGrpcDeadlineOfWhoAsks() throws Exception {
+    broker.gate = new CountDownLatch(1);
+    ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor();
+    Context.CancellableContext serving =
+        Context.current().withDeadlineAfter(200, TimeUnit.MILLISECONDS, timer);
+    BrokerException late =
+        assertThrows(
+            BrokerException.class, () -> serving.call(() -> client.authorization(REQUEST)));
+    assertEquals(io.grpc.Status.Code.DEADLINE_EXCEEDED, late.code());
+    serving.cancel(null);
+    timer.shutdownNow();
+  }
+
+  @Test
+  void failsWhoWaitsWhenItIsClosed() throws Exception {
+    broker.gate = new CountDownLatch(1);
+    CompletableFuture<Authorization> waiting = client.authorizationAsync(REQUEST);
+    untilAsked();
+    client.close();
+    client.close();
+    ExecutionException failed =
+        assertThrows(ExecutionException.class, () -> waiting.get(5, TimeUnit.SECONDS));
+    assertInstanceOf(IllegalStateException.class, failed.getCause());
+    assertThrows(IllegalStateException.class, () -> client.authorization("inference", "t"));
+    assertThrows(IllegalStateException.class, () -> client.registerTask("t"));
+  }
+
+  @Test
+  void canBeClosedByWhatWaitsForIt() throws Exception {
+    CompletableFuture<Void> closed =
+        client.authorizationAsync(REQUEST).thenAccept(answer -> client.close());
+    closed.get(10, TimeUnit.SECONDS);
+  }
+
+  @Test
+  void leavesNoThreadBehind() throws Exception {
+    for (int i = 0; i < 100; i++) {
+      try (BrokerClient one = BrokerClient.builder().address(broker.address).build()) {
+        one.authorization("inference", "t");
+      }
+    }
+    client.close();
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(10);
+    while (threads() > 0 && System.nanoTime() < deadline) {
+      TimeUnit.MILLISECONDS.sleep(10);
+    }
+    assertEquals(0, threads());
+  }
+
+  private static long threads() {
+    return Thread.getAllStackTraces().keySet().stream()
+        .filter(thread -> thread.getName().startsWith("credential-broker"))
+        .count();
+  }
+
+  @Test
+  void startsNoThreadOfItsOwnThatKeepsTheJvm() {
+    client.authorization("inference", "t");
+    assertTrue(
+        Thread.getAllStackTraces().keySet().stream()
+            .filter(thread -> thread.getName().startsWith("credential-broker"))
+            .allMatch(Thread::isDaemon));
+  }
+
+  @Test
+  void findsTheBrokerByTheEnvironment() {
+    Map<String, String> environment = Map.of("CREDENTIAL_BROKER_ADDRESS", broker.address);
+    try (BrokerClient found = new BrokerClient.Builder(environment).watch(false).build()) {
+      found.authorization("inference", "t");
+    }
+    assertEquals(1, broker.asked.size());
+  }
+
+  @Test
+  void refusesPlaintextToAnotherHost() {
+    BrokerClient.Builder other = new BrokerClient.Builder(Map.of()).address("192.0.2.1:1");
+    assertThrows(IllegalArgumentException.class, other::build);
+    other.plaintext(true).build().close();
+    new BrokerClient.Builder(Map.of("CREDENTIAL_BROKER_PLAINTEXT", "1"))
+        .address("192.0.2.1:1")
+        .build()
+        .close();
+  }
+
+  @Test
+  void refusesHalfOfWhatTlsNeeds() {
+    Path file = Path.of("/nonexistent");
+    BrokerClient.Builder builder = new BrokerClient.Builder(Map.of());
+    assertThrows(IllegalArgumentException.class, builder.certificateFile(file)::build);
+    assertThrows(IllegalArgumentException.class, builder.privateKeyFile(file)::build);
+    IllegalArgumentException missing =
+        assertThrows(IllegalArgumentException.class, builder.caFile(file)::build);
+    assertTrue(missing.getMessage().contains("/nonexistent"));
+  }
+
+  @Test
+  void takesTimesThatMakeSenseOnly() {
+    BrokerClient.Builder builder = BrokerClient.builder();
+    assertThrows(IllegalArgumentException.class, () -> builder.timeout(Duration.ZERO));
+    assertThrows(IllegalArgumentException.class, () -> builder.cacheSize(0));
+    assertThrows(IllegalArgumentException.class, () -> REQUEST.withTimeout(Duration.ofSeconds(-1)));
+    assertThrows(
+        IllegalArgumentException.class, () -> REQUEST.withMinValidity(Duration.ofSeconds(-1)));
+  }
+}

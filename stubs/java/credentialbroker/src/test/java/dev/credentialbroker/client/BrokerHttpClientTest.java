@@ -1,0 +1,164 @@
+package dev.credentialbroker.client;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+
+import io.grpc.Status;
+import java.io.IOException;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpRequest.BodyPublisher;
+import java.net.http.HttpRequest.BodyPublishers;
+import java.net.http.HttpResponse;
+import java.net.http.HttpResponse.BodyHandlers;
+import java.nio.charset.StandardCharsets;
+import java.util.List;
+import java.util.concurrent.CompletionException;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+@Timeout(60)
+class BrokerHttpClientTest {
+  private FakeBroker broker;
+  private FakeBackend backend;
+  private FakeBackend elsewhere;
+  private BrokerClient client;
+  private HttpClient http;
+
+  @BeforeEach
+  void start() throws IOException {
+    broker = new FakeBroker();
+    backend = new FakeBackend();
+    elsewhere = new FakeBackend();
+    client = broker.client();
+    http =
+        BrokerHttpClient.of(
+            HttpClient.newBuilder().followRedirects(HttpClient.Redirect.ALWAYS),
+            client,
+            backend.origin(),
+            request -> AuthorizationRequest.of("inference", "t"));
+  }
+
+  @AfterEach
+  void stop() {
+    client.close();
+    broker.close();
+    backend.close();
+    elsewhere.close();
+  }
+
+  /** Sends a request, by one of the two ways to. */
+  private HttpResponse<String> send(HttpRequest.Builder request, boolean async) throws Exception {
+    return async
+        ? http.sendAsync(request.build(), BodyHandlers.ofString()).join()
+        : http.send(request.build(), BodyHandlers.ofString());
+  }
+
+  private HttpRequest.Builder post(BodyPublisher body) {
+    return HttpRequest.newBuilder(backend.origin().resolve("/path")).POST(body);
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void attachesAllHeadersInThePlaceOfTheUsers(boolean async) throws Exception {
+    HttpRequest.Builder request =
+        HttpRequest.newBuilder(backend.origin())
+            .header("Authorization", "mine")
+            .header("X-Account", "mine")
+            .header("x-kept", "yes");
+    assertEquals(200, send(request, async).statusCode());
+    FakeBackend.Received received = backend.received.get(0);
+    assertEquals(List.of("secret-1"), received.values("Authorization"));
+    assertEquals(List.of("account"), received.values("X-account"));
+    assertEquals(List.of("yes"), received.values("X-kept"));
+    assertEquals(backend.origin().toString(), broker.asked.get(0).getTargetUrl());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void sendsNothingToAnotherOrigin(boolean async) {
+    HttpRequest.Builder request = HttpRequest.newBuilder(elsewhere.origin());
+    if (async) {
+      CompletionException failed =
+          assertThrows(CompletionException.class, () -> send(request, true));
+      assertInstanceOf(OriginException.class, failed.getCause());
+    } else {
+      assertThrows(OriginException.class, () -> send(request, false));
+    }
+    assertEquals(0, elsewhere.received.size());
+    assertEquals(0, broker.asked.size());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void followsNoRedirect(boolean async) throws Exception {
+    for (URI target : List.of(elsewhere.origin(), backend.origin())) {
+      backend.location = target;
+      backend.statuses.add(307);
+      assertEquals(307, send(HttpRequest.newBuilder(backend.origin()), async).statusCode());
+    }
+    assertEquals(0, elsewhere.received.size());
+    assertEquals(2, backend.received.size());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void sendsOnceMoreAfterA401(boolean async) throws Exception {
+    backend.statuses.add(401);
+    assertEquals("200", send(post(BodyPublishers.ofString("body")), async).body());
+    assertEquals("better-1", backend.received.get(1).values("Authorization").get(0));
+    assertEquals("body", backend.received.get(1).body());
+    assertEquals(FakeBroker.revision("secret-1"), broker.reported.get(0).getRevision());
+    assertEquals(1, broker.asked.size());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void sendsNoMoreThanTwice(boolean async) throws Exception {
+    backend.statuses.addAll(List.of(401, 401, 200));
+    assertEquals(401, send(post(BodyPublishers.ofString("body")), async).statusCode());
+    assertEquals(2, backend.received.size());
+    assertEquals(1, broker.reported.size());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void reportsButSendsNoBodyAgainThatMayBeGone(boolean async) throws Exception {
+    backend.statuses.add(401);
+    BodyPublisher stream =
+        BodyPublishers.fromPublisher(BodyPublishers.ofString("body", StandardCharsets.UTF_8));
+    assertEquals(401, send(post(stream), async).statusCode());
+    assertEquals(1, backend.received.size());
+    assertEquals(1, broker.reported.size());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void returnsThe401WhenNothingIsBetter(boolean async) throws Exception {
+    broker.refusal = Status.FAILED_PRECONDITION;
+    backend.statuses.add(401);
+    assertEquals(401, send(post(BodyPublishers.ofString("body")), async).statusCode());
+    assertEquals(1, backend.received.size());
+  }
+
+  @Test
+  void leavesOtherAnswersAlone() throws Exception {
+    backend.statuses.add(403);
+    assertEquals(403, send(HttpRequest.newBuilder(backend.origin()), false).statusCode());
+    assertEquals(0, broker.reported.size());
+  }
+
+  @Test
+  void leavesTheThreadAsTheJdkDoesWhenItIsInterrupted() {
+    Thread.currentThread().interrupt();
+    assertThrows(
+        InterruptedException.class, () -> send(HttpRequest.newBuilder(backend.origin()), false));
+    assertEquals(false, Thread.interrupted());
+  }
+}

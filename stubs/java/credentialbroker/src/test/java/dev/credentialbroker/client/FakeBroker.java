@@ -1,0 +1,111 @@
+package dev.credentialbroker.client;
+
+import dev.credentialbroker.v1.Authorization;
+import dev.credentialbroker.v1.CredentialBrokerGrpc;
+import dev.credentialbroker.v1.CredentialKind;
+import dev.credentialbroker.v1.GetAuthorizationRequest;
+import dev.credentialbroker.v1.GetAuthorizationResponse;
+import dev.credentialbroker.v1.Header;
+import dev.credentialbroker.v1.ReportRejectedRequest;
+import dev.credentialbroker.v1.ReportRejectedResponse;
+import io.grpc.Grpc;
+import io.grpc.InsecureServerCredentials;
+import io.grpc.Server;
+import io.grpc.Status;
+import io.grpc.stub.StreamObserver;
+import java.io.IOException;
+import java.util.List;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.CountDownLatch;
+
+/** A broker on loopback that gives each call the next secret, and does not watch. */
+public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplBase
+    implements AutoCloseable {
+  /** The calls that arrived. */
+  public final List<GetAuthorizationRequest> asked = new CopyOnWriteArrayList<>();
+
+  /** The reports that arrived. */
+  public final List<ReportRejectedRequest> reported = new CopyOnWriteArrayList<>();
+
+  /** Where it is. */
+  public final String address;
+
+  /** What reports fail with; null for an answer. */
+  public volatile Status refusal;
+
+  /** Answers wait for it. */
+  public volatile CountDownLatch gate = new CountDownLatch(0);
+
+  private final Server server;
+
+  /** Starts it. */
+  public FakeBroker() throws IOException {
+    server =
+        Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
+            .addService(this)
+            .build()
+            .start();
+    address = "127.0.0.1:" + server.getPort();
+  }
+
+  /** Makes a client of it. */
+  public BrokerClient client() {
+    return BrokerClient.builder().address(address).watch(false).build();
+  }
+
+  @Override
+  public void getAuthorization(
+      GetAuthorizationRequest request, StreamObserver<GetAuthorizationResponse> answers) {
+    asked.add(request);
+    try {
+      gate.await();
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+    answers.onNext(
+        GetAuthorizationResponse.newBuilder()
+            .setAuthorization(answer("secret-" + asked.size()))
+            .build());
+    answers.onCompleted();
+  }
+
+  @Override
+  public void reportRejected(
+      ReportRejectedRequest request, StreamObserver<ReportRejectedResponse> answers) {
+    reported.add(request);
+    if (refusal != null) {
+      answers.onError(refusal.asRuntimeException());
+      return;
+    }
+    answers.onNext(
+        ReportRejectedResponse.newBuilder()
+            .setAuthorization(answer("better-" + reported.size()))
+            .build());
+    answers.onCompleted();
+  }
+
+  /** Makes an answer that lasts a minute by a clock that is half a century wrong. */
+  static Authorization answer(String secret) {
+    return Authorization.newBuilder()
+        .addHeaders(Header.newBuilder().setName("authorization").setValue(secret))
+        .addHeaders(Header.newBuilder().setName("x-account").setValue("account"))
+        .setKind(CredentialKind.CREDENTIAL_KIND_BEARER)
+        .setRevision(revision(secret))
+        .setConnectionTag("tag")
+        .setServerTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(100))
+        .setRefreshTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(130))
+        .setExpireTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(160))
+        .build();
+  }
+
+  /** The revision of a secret, which does not hold it. */
+  public static String revision(String secret) {
+    return "revision-" + Integer.toHexString(secret.hashCode());
+  }
+
+  @Override
+  public void close() {
+    gate.countDown();
+    server.shutdownNow();
+  }
+}
