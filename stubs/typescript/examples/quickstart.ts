@@ -5,9 +5,10 @@ import { BrokerClient } from "credentialbroker";
 
 const url = process.argv[2] ?? "http://127.0.0.1:8089/backend-api/codex/models";
 
-using client = new BrokerClient();
+const client = new BrokerClient();
 const fetchBackend = client.fetch({ origin: new URL(url).origin, scope: "inference", thread: "quickstart" });
 const response = await fetchBackend(url);
 
 const { kind } = await client.authorization("inference", { thread: "quickstart" }); // from memory
 console.log(kind, response.status);
+client.close();

@@ -1,0 +1,229 @@
+// A broker of the tests' own: a gRPC server in this process that answers as it is told, and keeps what it was asked.
+
+import { once } from "node:events";
+import { createServer, type IncomingMessage, type Server as HttpServer, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import {
+  Metadata,
+  Server,
+  ServerCredentials,
+  status,
+  type sendUnaryData,
+  type ServerDuplexStream,
+  type ServerUnaryCall,
+} from "@grpc/grpc-js";
+
+import {
+  CredentialBrokerService,
+  CredentialKind,
+  DecisionReason,
+  type Authorization,
+  type EndTaskRequest,
+  type EndTaskResponse,
+  type GetAuthorizationRequest,
+  type GetAuthorizationResponse,
+  type RegisterTaskRequest,
+  type RegisterTaskResponse,
+  type ReportRejectedRequest,
+  type ReportRejectedResponse,
+  type WatchAuthorizationsRequest,
+  type WatchAuthorizationsResponse,
+} from "../src/generated/credentialbroker/v1/credential_broker.js";
+
+/** How a fake broker answers a call; what is left out is as it would be in health. */
+export interface Answer {
+  readonly revision?: string;
+  readonly tag?: string;
+  readonly lifetimeMs?: number;
+  readonly refreshMs?: number;
+  /** Waits for this before it answers. */
+  readonly after?: Promise<unknown>;
+  readonly error?: status;
+}
+
+export type Stream = ServerDuplexStream<WatchAuthorizationsRequest, WatchAuthorizationsResponse>;
+
+/** Makes the message that the broker sends. Its clock is two days ahead of ours. */
+export function authorizationMessage(answer: Answer = {}): Authorization {
+  const now = Date.now() + 2 * 24 * 3_600_000;
+  const { revision = "r1", tag = "tag", lifetimeMs = 60_000, refreshMs = 30_000 } = answer;
+  return {
+    headers: [
+      { name: "authorization", value: `secret-of-${revision}`, sensitive: true },
+      { name: "chatgpt-account-id", value: "account", sensitive: false },
+    ],
+    kind: CredentialKind.AGENT_ASSERTION,
+    reason: DecisionReason.TASK_ASSERTION,
+    fallbackFrom: CredentialKind.UNSPECIFIED,
+    mintTime: new Date(now),
+    serverTime: new Date(now),
+    refreshTime: new Date(now + refreshMs),
+    expireTime: new Date(now + lifetimeMs),
+    stale: false,
+    offlineServingUntilTime: new Date(now),
+    revision,
+    identity: "agents",
+    connectionTag: tag,
+  };
+}
+
+export class FakeBroker implements AsyncDisposable {
+  /** What calls are answered with, first to last; the last one stays. */
+  answers: Answer[] = [{}];
+  reports: Answer[] = [{ revision: "better" }];
+  readonly asked: GetAuthorizationRequest[] = [];
+  readonly reported: ReportRejectedRequest[] = [];
+  readonly streams: Stream[] = [];
+  /** What was written on any stream, first to last. */
+  readonly actions: NonNullable<WatchAuthorizationsRequest["action"]>[] = [];
+  cancelled = 0;
+  #server = new Server();
+  #port = 0;
+
+  static async start(): Promise<FakeBroker> {
+    const broker = new FakeBroker();
+    await broker.listen();
+    return broker;
+  }
+
+  get address(): string {
+    return `127.0.0.1:${String(this.#port)}`;
+  }
+
+  /** Listens, on the port that it had before if there was one. */
+  async listen(): Promise<void> {
+    this.#server = new Server();
+    this.#server.addService(CredentialBrokerService, {
+      getAuthorization: (
+        call: ServerUnaryCall<GetAuthorizationRequest, GetAuthorizationResponse>,
+        reply: sendUnaryData<GetAuthorizationResponse>,
+      ) => {
+        this.asked.push(call.request);
+        call.on("cancelled", () => (this.cancelled += 1));
+        void answer(this.answers, reply);
+      },
+      reportRejected: (
+        call: ServerUnaryCall<ReportRejectedRequest, ReportRejectedResponse>,
+        reply: sendUnaryData<ReportRejectedResponse>,
+      ) => {
+        this.reported.push(call.request);
+        void answer(this.reports, reply);
+      },
+      registerTask: (
+        _: ServerUnaryCall<RegisterTaskRequest, RegisterTaskResponse>,
+        reply: sendUnaryData<RegisterTaskResponse>,
+      ) => {
+        reply({ code: status.UNIMPLEMENTED });
+      },
+      endTask: (_: ServerUnaryCall<EndTaskRequest, EndTaskResponse>, reply: sendUnaryData<EndTaskResponse>) => {
+        reply({ code: status.UNIMPLEMENTED });
+      },
+      watchAuthorizations: (stream: Stream) => {
+        this.streams.push(stream);
+        stream.on("data", ({ action }: WatchAuthorizationsRequest) => action && this.actions.push(action));
+        stream.on("end", () => {
+          stream.end();
+        });
+      },
+      explainAuthorization: () => undefined,
+      listScopes: () => undefined,
+    });
+    this.#port = await new Promise<number>((resolve, reject) => {
+      const where = `127.0.0.1:${String(this.#port)}`;
+      this.#server.bindAsync(where, ServerCredentials.createInsecure(), (error, port) => {
+        if (error === null) {
+          resolve(port);
+        } else {
+          reject(error);
+        }
+      });
+    });
+  }
+
+  /** Cuts all connections and listens no longer. */
+  kill(): void {
+    this.#server.forceShutdown();
+  }
+
+  /** Sends an event on the newest stream, for the newest subscription where it is about one. */
+  send(event: NonNullable<WatchAuthorizationsResponse["event"]>): void {
+    const subscribed = this.actions.findLast((action) => action.$case === "subscribe");
+    const subscriptionId = subscribed?.$case === "subscribe" ? subscribed.value.subscriptionId : "";
+    this.streams.at(-1)?.write({ subscriptionId, event });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.kill();
+    return Promise.resolve();
+  }
+}
+
+async function answer(
+  answers: Answer[],
+  reply: sendUnaryData<GetAuthorizationResponse & ReportRejectedResponse>,
+): Promise<void> {
+  const next = (answers.length > 1 ? answers.shift() : answers[0]) ?? {};
+  await next.after;
+  if (next.error === undefined) {
+    reply(null, { authorization: authorizationMessage(next) });
+  } else {
+    reply({ code: next.error, details: "as told", metadata: new Metadata() });
+  }
+}
+
+/** Waits until something is so. */
+export async function until(isSo: () => boolean, what: string): Promise<void> {
+  const end = performance.now() + 10_000;
+  while (!isSo()) {
+    if (performance.now() > end) {
+      throw new Error(`not so after 10 s: ${what}`);
+    }
+    await sleep(5);
+  }
+}
+
+/** One request that an HTTP server of a test got. */
+export interface Seen {
+  readonly url: string;
+  readonly headers: IncomingMessage["headers"];
+  readonly body: string;
+}
+
+/** An HTTP server for as long as the block lasts. */
+export class Origin implements AsyncDisposable {
+  readonly seen: Seen[] = [];
+  readonly #server: HttpServer;
+
+  private constructor(respond: (seen: Seen, response: ServerResponse) => void) {
+    this.#server = createServer((request, response) => {
+      void (async () => {
+        const chunks: Buffer[] = [];
+        for await (const chunk of request) {
+          chunks.push(chunk as Buffer);
+        }
+        const seen = { url: request.url ?? "", headers: request.headers, body: Buffer.concat(chunks).toString() };
+        this.seen.push(seen);
+        respond(seen, response);
+      })();
+    });
+  }
+
+  static async start(respond: (seen: Seen, response: ServerResponse) => void): Promise<Origin> {
+    const origin = new Origin(respond);
+    origin.#server.listen(0, "127.0.0.1");
+    await once(origin.#server, "listening");
+    return origin;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${String((this.#server.address() as AddressInfo).port)}`;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#server.closeAllConnections();
+    this.#server.close();
+    return Promise.resolve();
+  }
+}
