@@ -12,7 +12,6 @@ import time
 import timeit
 
 import grpc
-
 from credentialbroker.aio import AsyncClient
 from credentialbroker.client import Client
 from credentialbroker.v1 import credential_broker_pb2 as pb2

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -39,9 +39,10 @@ class _Flight:
 class _Stream:
     """A stream, and what is still to be sent on it; None ends the sending."""
 
-    __slots__ = ("outbox",)
+    __slots__ = ("outbox", "succeeded")
 
     def __init__(self) -> None:
+        self.succeeded = False
         self.outbox: Final[asyncio.Queue[pb2.WatchAuthorizationsRequest | None]] = asyncio.Queue()
 
 
@@ -52,6 +53,11 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
     Make one inside the event loop that it is for, share it between all tasks, and await `close()` at the end (or use it
     in an `async with` block). Cancelling a task that waits cancels nothing of others who wait for the same.
     """
+
+    _flights: dict[Question | Report, _Flight]
+    _newest: _Stream | None
+    _tasks: set[asyncio.Task[Any]]
+    _watching: bool
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -145,7 +151,8 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
             ClosedError: the client is closed, or was while this waited.
         """
         request = self._register_request(thread, identity)
-        return (await self._call(lambda stub: stub.RegisterTask, request, timeout)).task
+        answer: pb2.RegisterTaskResponse = await self._call("RegisterTask", request, timeout)
+        return answer.task
 
     async def end_task(
         self,
@@ -154,8 +161,9 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
         identity: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> pb2.Task:
-        """End the task of a thread: the broker gives no headers for it any more. Args, errors: as of `register_task`."""
-        return (await self._call(lambda stub: stub.EndTask, self._end_request(thread, identity), timeout)).task
+        """End the task of a thread: the broker gives no headers for it any more. Args, errors: of `register_task`."""
+        answer: pb2.EndTaskResponse = await self._call("EndTask", self._end_request(thread, identity), timeout)
+        return answer.task
 
     def state(self) -> State:
         """Return how the client is: its stream, what it holds, when the first of it ends, the last error."""
@@ -268,24 +276,19 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
         finally:
             await self._release(channel)
 
-    async def _call(
-        self,
-        rpc: Callable[[Any], Callable[..., Awaitable[ResponseT]]],
-        request: Any,
-        timeout: float | None,  # noqa: ASYNC109
-    ) -> ResponseT:
+    async def _call(self, rpc: str, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109
         self._check_open()
         channel = self._channels.acquire()
-        call = rpc(CredentialBrokerStub(channel.grpc))(request, timeout=self._deadline(timeout), metadata=METADATA)
+        method = getattr(CredentialBrokerStub(channel.grpc), rpc)
         try:
-            response = await call
+            response = await method(request, timeout=self._deadline(timeout), metadata=METADATA)
         except grpc.aio.AioRpcError as error:
             self._check_open()  # closing cancels what is under way
             failure = failure_of_call(error)
             self._health.call_failed(failure, time.monotonic())
             raise BrokerError(failure) from None
         except asyncio.CancelledError:
-            self._check_open()
+            self._check_open()  # closing cancels what is under way, and not only who waits
             raise
         finally:
             self._health.say()
@@ -319,31 +322,15 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
             self._health.say()
 
     async def _converse(self) -> float | None:
-        """Open a stream and read it to its end. Returns the wait before the next; None where another task opens it."""
-        stream, failure, succeeded = _Stream(), None, False
+        """Read a stream to its end. Returns the wait before the next; None where another task opens it."""
+        stream = _Stream()
         channel = self._channels.acquire()
         for message in self._watch.opened(time.monotonic()):
             stream.outbox.put_nowait(message)
         self._newest = stream
-        call = CredentialBrokerStub(channel.grpc).WatchAuthorizations(_messages(stream), metadata=METADATA)
+        call: Any = CredentialBrokerStub(channel.grpc).WatchAuthorizations(_messages(stream), metadata=METADATA)
         try:
-            if await self._heard(call.initial_metadata()):
-                self._watch.lives(time.monotonic())
-                self._health.say()
-            while (event := await self._heard(call.read())) is not grpc.aio.EOF:
-                wait = self._watch.take(event, time.monotonic(), newest=stream is self._newest)
-                self._health.say()
-                if wait is not None and not succeeded:
-                    succeeded = True
-                    self._start(self._keep_watching(wait), "credentialbroker-watch")
-            if await call.code() is not grpc.StatusCode.OK:
-                failure = Failure(code=await call.code(), message=await call.details())
-        except TimeoutError:
-            failure = Failure(
-                code=grpc.StatusCode.UNAVAILABLE, message=f"the stream was silent for {self._silence:g} s"
-            )
-        except grpc.aio.AioRpcError as error:
-            failure = failure_of_call(error)
+            failure = await self._read(stream, call)
         finally:
             call.cancel()
             stream.outbox.put_nowait(None)
@@ -352,7 +339,29 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
             return None
         self._newest = None
         wait = self._watch.ended(failure, time.monotonic())
-        return None if succeeded else wait
+        return None if stream.succeeded else wait
+
+    async def _read(self, stream: _Stream, call: Any) -> Failure | None:
+        try:
+            if await self._heard(call.initial_metadata()):
+                self._watch.lives(time.monotonic())
+                self._health.say()
+            while (event := await self._heard(call.read())) is not grpc.aio.EOF:
+                self._take(stream, event)
+                self._health.say()
+        except TimeoutError:
+            return self._silent
+        except grpc.aio.AioRpcError as error:
+            return failure_of_call(error)
+        if await call.code() is grpc.StatusCode.OK:
+            return None
+        return Failure(code=await call.code(), message=await call.details())
+
+    def _take(self, stream: _Stream, event: pb2.WatchAuthorizationsResponse) -> None:
+        wait = self._watch.take(event, time.monotonic(), newest=stream is self._newest)
+        if wait is not None and not stream.succeeded:
+            stream.succeeded = True
+            self._start(self._keep_watching(wait), "credentialbroker-watch")
 
     async def _heard(self, coming: Awaitable[ResponseT]) -> ResponseT:
         async with asyncio.timeout(self._silence):
@@ -363,9 +372,9 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
             self._newest.outbox.put_nowait(message)
 
     def _set_out(self) -> None:
-        self._flights: dict[Question | Report, _Flight] = {}
-        self._newest: _Stream | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._flights = {}
+        self._newest = None
+        self._tasks = set()
         self._watching = False
         self._channels = Channels(self._settings, grpc.aio.insecure_channel, grpc.aio.secure_channel)
 

@@ -4,10 +4,12 @@ import os
 import time
 from typing import Final, Generic
 
+import grpc
+
 from credentialbroker.authorization import Authorization, Key
 from credentialbroker.channels import Channels, ChannelT
 from credentialbroker.entries import Entries
-from credentialbroker.errors import ClosedError
+from credentialbroker.errors import ClosedError, Failure
 from credentialbroker.lifetimes import TIMEOUT
 from credentialbroker.questions import Question
 from credentialbroker.settings import Settings
@@ -71,6 +73,9 @@ class BaseClient(Generic[ChannelT]):
         self._watches: Final = watch
         self._timeout: Final = min(timeout, TIMEOUT)
         self._silence: Final = silence_seconds
+        self._silent: Final = Failure(
+            code=grpc.StatusCode.UNAVAILABLE, message=f"the stream was silent for {silence_seconds:g} s"
+        )
         self._entries: Final = Entries(
             size=cache_size, idle_seconds=idle_seconds, watched=watch, announce=self._announce
         )

@@ -5,10 +5,10 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import grpc
 
@@ -24,8 +24,6 @@ from credentialbroker.watch import State
 
 _SLICE_SECONDS: Final = 1.0
 """How often a connection of a client that does not watch looks whether its entry is due."""
-
-ResponseT = TypeVar("ResponseT")
 
 
 class _Flight:
@@ -43,10 +41,11 @@ class _Flight:
 class _Stream:
     """A stream, and what is still to be sent on it; None ends the sending."""
 
-    __slots__ = ("call", "outbox", "silent")
+    __slots__ = ("call", "outbox", "silent", "succeeded")
 
     def __init__(self) -> None:
         self.call: Any = None
+        self.succeeded = False
         self.outbox: Final[queue.SimpleQueue[pb2.WatchAuthorizationsRequest | None]] = queue.SimpleQueue()
         self.silent = False
 
@@ -58,6 +57,14 @@ class Client(BaseClient[grpc.Channel]):
     Make one for a process, share it between all threads, close it at the end (or use it in a `with` block). It may be
     made before `os.fork()`: the child goes on with what is held then, over connections of its own.
     """
+
+    _lock: threading.Lock
+    _closing: threading.Event
+    _flights: dict[Question | Report, _Flight]
+    _streams: set[_Stream]
+    _newest: _Stream | None
+    _threads: set[threading.Thread]
+    _watching: bool
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -136,11 +143,13 @@ class Client(BaseClient[grpc.Channel]):
             ClosedError: the client is closed, or was while this waited.
         """
         request = self._register_request(thread, identity)
-        return self._call(lambda stub: stub.RegisterTask, request, timeout).task
+        answer: pb2.RegisterTaskResponse = self._call("RegisterTask", request, timeout)
+        return answer.task
 
     def end_task(self, thread: str, *, identity: str | None = None, timeout: float | None = None) -> pb2.Task:
-        """End the task of a thread: the broker gives no headers for it any more. Args, errors: as of `register_task`."""
-        return self._call(lambda stub: stub.EndTask, self._end_request(thread, identity), timeout).task
+        """End the task of a thread: the broker gives no headers for it any more. Args, errors: of `register_task`."""
+        answer: pb2.EndTaskResponse = self._call("EndTask", self._end_request(thread, identity), timeout)
+        return answer.task
 
     def state(self) -> State:
         """Return how the client is: its stream, what it holds, when the first of it ends, the last error."""
@@ -279,15 +288,12 @@ class Client(BaseClient[grpc.Channel]):
         self._ensure_watching()
         flight.landed.set_result(answer)
 
-    def _call(
-        self, rpc: "Callable[[Any], Callable[..., ResponseT]]", request: Any, timeout: float | None
-    ) -> ResponseT:
+    def _call(self, rpc: str, request: Any, timeout: float | None) -> Any:
         self._check_open()
         channel = self._channels.acquire()
         try:
-            response = rpc(CredentialBrokerStub(channel.grpc))(
-                request, timeout=self._deadline(timeout), metadata=METADATA
-            )
+            method = getattr(CredentialBrokerStub(channel.grpc), rpc)
+            response = method(request, timeout=self._deadline(timeout), metadata=METADATA)
         except (grpc.RpcError, ValueError) as error:
             self._check_open()  # closing cancels what is under way, and then the channel takes nothing more
             if not isinstance(error, grpc.Call):
@@ -318,9 +324,7 @@ class Client(BaseClient[grpc.Channel]):
                 self._start_watching(0.0)
 
     def _start_watching(self, wait: float) -> None:
-        thread = threading.Thread(
-            target=self._keep_watching, args=(wait,), name="credentialbroker-watch", daemon=True
-        )
+        thread = threading.Thread(target=self._keep_watching, args=(wait,), name="credentialbroker-watch", daemon=True)
         self._threads.add(thread)
         thread.start()
 
@@ -332,8 +336,8 @@ class Client(BaseClient[grpc.Channel]):
         self._threads.discard(threading.current_thread())
 
     def _converse(self) -> float | None:
-        """Open a stream and read it to its end. Returns the wait before the next; None where another thread opens it."""
-        stream, failure, succeeded = _Stream(), None, False
+        """Read a stream to its end. Returns the wait before the next; None where another thread opens it, or nobody."""
+        stream = _Stream()
         channel = self._channels.acquire()
         try:
             with self._lock:
@@ -343,47 +347,44 @@ class Client(BaseClient[grpc.Channel]):
                     stream.outbox.put(message)
                 self._streams.add(stream)
                 self._newest = stream
-            try:
-                stream.call = CredentialBrokerStub(channel.grpc).WatchAuthorizations(
-                    self._messages(stream), metadata=METADATA
-                )
-                if self._closing.is_set():
-                    stream.call.cancel()
-                if stream.call.initial_metadata():
-                    with self._lock:
-                        self._watch.lives(time.monotonic())
-                    self._health.say()
-                for event in stream.call:
-                    wait = self._take(stream, event)
-                    self._health.say()
-                    if wait is not None and not succeeded:
-                        succeeded = True
-                        with self._lock:
-                            self._start_watching(wait)
-            except grpc.RpcError as error:
-                failure = failure_of_call(error)  # type: ignore[arg-type]  # every call of a channel is also a grpc.Call
-            except ValueError:
-                return None  # the channel was closed
+            failure = self._read(stream, CredentialBrokerStub(channel.grpc))
         finally:
             stream.outbox.put(None)
             self._release(channel)
-        if stream.silent:
-            failure = Failure(
-                code=grpc.StatusCode.UNAVAILABLE, message=f"the stream was silent for {self._silence:g} s"
-            )
         with self._lock:
             self._streams.discard(stream)
             if self._newest is not stream or self._is_closed:
                 return None
             self._newest = None
             wait = self._watch.ended(failure, time.monotonic())
-            return None if succeeded else wait
+            return None if stream.succeeded else wait
 
-    def _take(self, stream: _Stream, event: pb2.WatchAuthorizationsResponse) -> float | None:
+    def _read(self, stream: _Stream, stub: Any) -> Failure | None:
+        try:
+            stream.call = stub.WatchAuthorizations(self._messages(stream), metadata=METADATA)
+            if self._closing.is_set():
+                stream.call.cancel()
+            if stream.call.initial_metadata():
+                with self._lock:
+                    self._watch.lives(time.monotonic())
+                self._health.say()
+            for event in stream.call:
+                self._take(stream, event)
+                self._health.say()
+        except grpc.RpcError as error:
+            return self._silent if stream.silent else failure_of_call(error)
+        except ValueError:
+            return None  # what gRPC raises for a channel that was closed meanwhile
+        return None
+
+    def _take(self, stream: _Stream, event: pb2.WatchAuthorizationsResponse) -> None:
         with self._lock:
             if self._is_closed:
-                return None
-            return self._watch.take(event, time.monotonic(), newest=stream is self._newest)
+                return
+            wait = self._watch.take(event, time.monotonic(), newest=stream is self._newest)
+            if wait is not None and not stream.succeeded:
+                stream.succeeded = True
+                self._start_watching(wait)
 
     def _messages(self, stream: _Stream) -> Iterator[pb2.WatchAuthorizationsRequest]:
         # Runs in the thread in which gRPC sends. While there is nothing to send it watches over the silence.
@@ -409,10 +410,10 @@ class Client(BaseClient[grpc.Channel]):
     def _set_out(self) -> None:
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._flights: dict[Question | Report, _Flight] = {}
-        self._streams: set[_Stream] = set()
-        self._newest: _Stream | None = None
-        self._threads: set[threading.Thread] = set()
+        self._flights = {}
+        self._streams = set()
+        self._newest = None
+        self._threads = set()
         self._watching = False
         self._channels = Channels(self._settings, grpc.insecure_channel, grpc.secure_channel)
         _CLIENTS.add(self)
@@ -447,9 +448,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 class Connection:

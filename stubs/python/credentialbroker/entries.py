@@ -1,6 +1,8 @@
 """
-What a client holds, and what is to be done for a use of it. The heart of both clients: it does no I/O and knows no
-thread, task or clock. The time is an argument, and whoever uses it from several threads holds one lock meanwhile.
+What a client holds, and what is to be done for a use of it: the heart of both clients.
+
+It does no I/O and knows no thread, task or clock. The time is an argument, and whoever uses it from several threads
+holds one lock meanwhile.
 
 Only `Entry.fresh` may be read without the lock: it is replaced as a whole.
 """
@@ -162,8 +164,8 @@ class Entries:
         Keep an answer.
 
         Returns:
-            What to give to those who wait for it: the answer, or what came meanwhile on the stream. None where the value
-            was withdrawn meanwhile, so that the answer may be the one that was meant: ask again.
+            What to give to those who wait for it: the answer, or what came meanwhile on the stream. None where the
+            value was withdrawn meanwhile, so that the answer may be the one that was meant: ask again.
         """
         entry = self.by_key.get(asked.key)
         if entry is not None and entry is asked.entry and entry.version != asked.version:

@@ -42,7 +42,7 @@ class Failure:
 
     code: grpc.StatusCode
     message: str
-    reason_text: str = "UNSPECIFIED"
+    reason_text: str = ""
     retry_delay: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class BrokerError(Exception):
         code: the gRPC status code.
         reason: a value of the enum `ErrorReason`. ERROR_REASON_UNSPECIFIED where the gRPC runtime made the error, or
             where a newer broker sent a word that this client does not know.
-        reason_text: the bare word of the reason as it was sent, for example `SCOPE_UNKNOWN`; `UNSPECIFIED` without one.
+        reason_text: the bare word of the reason as it was sent, for example `SCOPE_UNKNOWN`; empty without one.
         message: for people; may change.
         retry_delay: how many seconds to wait at least before trying again, where the broker says so.
         metadata: what the broker adds for programs; its keys are described at each `ErrorReason`.
@@ -82,8 +82,7 @@ class BrokerError(Exception):
         return error_reason_pb2.ErrorReason.ValueType(known.number if known else 0)
 
     def __str__(self) -> str:
-        word = self.code.name if self.reason_text == "UNSPECIFIED" else self.reason_text
-        return f"{word}: {self.message}"
+        return f"{self.reason_text or self.code.name}: {self.message}"
 
 
 class FailedCall(Protocol):

@@ -1,7 +1,6 @@
 """Headers as metadata of gRPC calls to a backend: `grpc.metadata_call_credentials(BrokerPlugin(...))`, TLS only."""
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Final
 
@@ -61,5 +60,5 @@ class AsyncBrokerPlugin(grpc.AuthMetadataPlugin):
         asyncio.run_coroutine_threadsafe(question, self._loop).add_done_callback(done)
 
 
-def _metadata(authorization: Authorization) -> Sequence[tuple[str, str]]:
+def _metadata(authorization: Authorization) -> tuple[tuple[str, str | bytes], ...]:
     return tuple(authorization.headers)

@@ -24,8 +24,7 @@ class _HeadersOnce(httpx.Headers):
         super().__init__(headers)
         self._laid_over: Final = authorization.headers
         for name, _ in authorization.headers:
-            if name in super().keys():
-                del self[name]
+            self.pop(name, None)
 
     def _whole(self) -> httpx.Headers:
         return httpx.Headers([*super().multi_items(), *self._laid_over], encoding=self.encoding)
@@ -111,7 +110,7 @@ class BrokerAuth(_Flow, httpx.Auth):
 
         Args:
             client: gives the headers.
-            origin: `https://host[:port]` of the backend. A request to any other raises OriginError, and nothing is sent.
+            origin: `https://host[:port]` of the backend. A request to any other raises OriginError; nothing is sent.
             scope: as of `Client.authorization`.
             thread: as of `Client.authorization`.
             identity: as of `Client.authorization`.

@@ -44,7 +44,10 @@ class Question:
     def request(self) -> pb2.GetAuthorizationRequest:
         """Return it as a message."""
         request = pb2.GetAuthorizationRequest(
-            scope=self.key.scope, thread_id=self.key.thread, identity=self.key.identity, target_url=self.target_url or ""
+            scope=self.key.scope,
+            thread_id=self.key.thread,
+            identity=self.key.identity,
+            target_url=self.target_url or "",
         )
         if self.min_validity:
             request.min_validity.FromNanoseconds(round(self.min_validity * 1e9))

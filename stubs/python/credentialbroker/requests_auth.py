@@ -27,7 +27,7 @@ class BrokerAuth(AuthBase):
 
         Args:
             client: gives the headers.
-            origin: `https://host[:port]` of the backend. A request to any other raises OriginError, and nothing is sent.
+            origin: `https://host[:port]` of the backend. A request to any other raises OriginError; nothing is sent.
             scope: as of `Client.authorization`.
             thread: as of `Client.authorization`.
             identity: as of `Client.authorization`.
@@ -37,12 +37,16 @@ class BrokerAuth(AuthBase):
         """
         self._client: Final = client
         self._origin: Final = origin_of_adapter(origin)
-        self._asked: Final = {"scope": scope, "thread": thread, "identity": identity}
+        self._scope: Final = scope
+        self._thread: Final = thread
+        self._identity: Final = identity
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Attach the headers to a request; for requests."""
         check_origin(request.url or "", self._origin)
-        authorization = self._client.authorization(**self._asked, target_url=str(self._origin))
+        authorization = self._client.authorization(
+            self._scope, self._thread, identity=self._identity, target_url=str(self._origin)
+        )
         request.headers.update(authorization.headers)
 
         def answered(response: requests.Response, **options: Any) -> requests.Response:
@@ -53,7 +57,7 @@ class BrokerAuth(AuthBase):
             _detach(request, authorization)
             return self._heal(response, authorization, options)
 
-        request.register_hook("response", answered)
+        request.register_hook("response", answered)  # type: ignore[no-untyped-call]
         return request
 
     def _heal(
@@ -65,13 +69,14 @@ class BrokerAuth(AuthBase):
             better = self._client.report_rejected(authorization)
         except (BrokerError, ClosedError):
             return response  # nothing better can be had: the 401 is the answer
-        if not isinstance(response.request.body, str | bytes | None):
+        body: object = response.request.body
+        if not isinstance(body, str | bytes | None):
             return response
         _ = response.content  # read to the end, so that the connection can be used again
         response.close()
         repeated = response.request.copy()
         repeated.headers.update(better.headers)
-        connection: Any = response.connection  # type: ignore[attr-defined]  # as requests' own digest auth uses it
+        connection: Any = response.connection  # what requests' own digest auth uses too
         second: requests.Response = connection.send(repeated, **options)
         _detach(repeated, better)
         second.history.append(response)

@@ -71,7 +71,7 @@ class Health:
         if failure.code is grpc.StatusCode.CANCELLED:
             return
         unreachable = failure.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-        self.failed(failure, now, away=unreachable and failure.reason_text == "UNSPECIFIED")
+        self.failed(failure, now, away=unreachable and not failure.reason_text)
 
     def failed(self, failure: Failure, now: float, *, away: bool) -> None:
         """Note a failure, and whether it means that the broker cannot be reached."""
@@ -130,7 +130,7 @@ class Watch:
         Args:
             message: from the broker.
             now: when it came.
-            newest: whether no other stream was opened since this one. What an older one sends may be older than what
+            newest: whether no other stream was opened since this one. A value of an older one may be older than what
                 came on its successor, but what it withdraws is withdrawn.
 
         Returns:

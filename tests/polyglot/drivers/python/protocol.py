@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final
 
 from credentialbroker.authorization import Authorization
@@ -91,6 +92,17 @@ def error(problem: BaseException) -> dict[str, Any]:
     )
     kind = next((word for one, word in kinds if isinstance(problem, one)), "other")
     return {"type": kind, "message": f"{type(problem).__name__}: {problem}"}
+
+
+def read(path: str) -> bytes:
+    """Return what a file holds."""
+    return Path(path).read_bytes()
+
+
+def threads() -> int:
+    """Count the threads of this process, those of gRPC's core too where the system tells."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
 
 
 def outcome(found: Authorization | BaseException | Any) -> dict[str, Any]:
