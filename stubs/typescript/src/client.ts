@@ -18,7 +18,7 @@ import {
 import { brokerCallCredentials, brokerChannelCredentials, type CallCredentialsOptions } from "./grpc.js";
 import { isRefusal, Lifetime, type Clock } from "./lifetimes.js";
 import { positive, readSettings, type BrokerClientOptions, type Settings } from "./settings.js";
-import { SharedCalls, type Run } from "./shared-calls.js";
+import { SharedCalls, type Limits, type Run } from "./shared-calls.js";
 import { Watch, type WatchOwner } from "./watch.js";
 
 /** What every call may be told. */
@@ -124,19 +124,19 @@ export class BrokerClient implements Disposable {
       return Promise.reject(this.#isClosed ? new ClosedError() : (signal?.reason as Error));
     }
     const entry = this.#cache.find(identity, scope, thread);
-    const held = entry?.held;
-    if (entry !== undefined && held !== undefined) {
+    if (entry !== undefined) {
+      const { held } = entry;
       const now = this.#clock();
-      const { expireAt, refreshAt } = held.lifetime;
       entry.lastUsed = now;
       if (
-        expireAt > now &&
-        (options.minValidityMs === undefined || expireAt - now >= options.minValidityMs) &&
+        held !== undefined &&
+        held.lifetime.expireAt > now &&
+        (options.minValidityMs === undefined || held.lifetime.expireAt - now >= options.minValidityMs) &&
         (options.targetUrl === undefined ||
           entry.knowsOrigin(options.targetUrl) ||
           entry.knowsOrigin(originOf(options.targetUrl)))
       ) {
-        if (refreshAt <= now) {
+        if (held.lifetime.refreshAt <= now) {
           this.#refresh(entry, held.lifetime, now);
         }
         return held.answer;
@@ -167,10 +167,9 @@ export class BrokerClient implements Disposable {
     }
     const { revision } = authorization;
     const request = { scope, threadId: thread, revision, httpStatus: 401, detail };
-    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
     return this.#authorizations.share(
       `rejected ${revision} ${wordOf(key, NO_WISH)}`,
-      limits,
+      this.#limits(options),
       async (timeoutMs, signal) => {
         try {
           const answer = await this.#call<ReportRejectedResponse>(
@@ -252,8 +251,7 @@ export class BrokerClient implements Disposable {
         ? { $case: "kind" as const, value: TaskKind.BACKGROUND }
         : { $case: "threadId" as const, value: thread };
     const request = { target, identity: identity ?? this.#settings.identity };
-    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
-    return this.#tasks.share(Symbol("registerTask"), limits, async (timeoutMs, signal) =>
+    return this.#tasks.share(Symbol("registerTask"), this.#limits(options), async (timeoutMs, signal) =>
       taskOf(
         (
           await this.#call<RegisterTaskResponse>(
@@ -273,8 +271,7 @@ export class BrokerClient implements Disposable {
    */
   async endTask(thread: string, { identity, ...options }: Omit<Whose, "thread"> & CallOptions = {}): Promise<Task> {
     const request = { threadId: thread, identity: identity ?? this.#settings.identity };
-    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
-    return this.#tasks.share(Symbol("endTask"), limits, async (timeoutMs, signal) =>
+    return this.#tasks.share(Symbol("endTask"), this.#limits(options), async (timeoutMs, signal) =>
       taskOf(
         (await this.#call<EndTaskResponse>((stub, ...rest) => stub.endTask(request, ...rest), timeoutMs, signal)).task,
       ),
@@ -322,8 +319,7 @@ export class BrokerClient implements Disposable {
   /** Asks the broker, together with whoever asks the same at this time. */
   async #ask(key: Key, options: AuthorizationOptions): Promise<Authorization> {
     const wish: Wish = { targetUrl: options.targetUrl ?? "", minValidityMs: options.minValidityMs };
-    const limits = { timeoutMs: this.#timeoutMs(options), signal: options.signal };
-    return this.#authorizations.share(wordOf(key, wish), limits, this.#asking(key, wish));
+    return this.#authorizations.share(wordOf(key, wish), this.#limits(options), this.#asking(key, wish));
   }
 
   /** Refreshes in the background what is due, unless the broker will do so or it is too early to try again. */
@@ -484,8 +480,8 @@ export class BrokerClient implements Disposable {
     }
   }
 
-  #timeoutMs({ timeoutMs }: CallOptions): number {
-    return positive("timeoutMs", timeoutMs ?? this.#settings.timeoutMs);
+  #limits({ timeoutMs, signal }: CallOptions): Limits {
+    return { timeoutMs: positive("timeoutMs", timeoutMs ?? this.#settings.timeoutMs), signal };
   }
 
   #find(key: Key): Entry | undefined {
