@@ -52,6 +52,11 @@ public record AuthorizationRequest(
     return new AuthorizationRequest(scope, thread, "", null, Duration.ZERO, null);
   }
 
+  /** The same for another thread. */
+  public AuthorizationRequest withThread(String thread) {
+    return new AuthorizationRequest(scope, thread, identity, targetUrl, minValidity, timeout);
+  }
+
   /** The same for another identity than the client's own. */
   public AuthorizationRequest withIdentity(String identity) {
     return new AuthorizationRequest(scope, thread, identity, targetUrl, minValidity, timeout);

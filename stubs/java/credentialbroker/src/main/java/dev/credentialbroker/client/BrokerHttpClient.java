@@ -18,7 +18,6 @@ import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executor;
-import java.util.function.Function;
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.SSLParameters;
 
@@ -36,43 +35,44 @@ public final class BrokerHttpClient extends HttpClient {
   private final HttpClient client;
   private final BrokerClient broker;
   private final URI origin;
-  private final Function<HttpRequest, AuthorizationRequest> wanted;
+  private final AuthorizationRequest wanted;
 
   private BrokerHttpClient(
-      HttpClient client,
-      BrokerClient broker,
-      URI origin,
-      Function<HttpRequest, AuthorizationRequest> wanted) {
+      HttpClient client, BrokerClient broker, URI origin, AuthorizationRequest wanted) {
     this.client = client;
     this.broker = broker;
     this.origin = origin;
-    this.wanted = wanted;
+    this.wanted = wanted.withTargetUrl(origin);
   }
 
   /**
-   * Makes a client whose requests all belong to one thread, or none.
+   * Makes a client for one origin.
    *
-   * @param origin the backend's, as {@code https://api.example.com}
-   * @param request what to ask the broker for
+   * @param origin the backend's, as {@code https://api.example.com}; only scheme, host and port
+   *     count
+   * @param wanted what to ask the broker for
    */
-  public static BrokerHttpClient of(BrokerClient broker, URI origin, AuthorizationRequest request) {
-    return of(newBuilder(), broker, origin, each -> request);
+  public static BrokerHttpClient of(BrokerClient broker, URI origin, AuthorizationRequest wanted) {
+    return of(newBuilder(), broker, origin, wanted);
   }
 
   /**
-   * Makes a client of which each request says what it is for.
+   * Makes a client for one origin, with options of HTTP.
    *
    * @param builder makes the client that sends; its redirect policy is set to never
-   * @param origin the backend's, as {@code https://api.example.com}
-   * @param wanted what to ask the broker for, for each request
+   * @param origin the backend's, as {@code https://api.example.com}; only scheme, host and port
+   *     count
+   * @param wanted what to ask the broker for
    */
   public static BrokerHttpClient of(
-      HttpClient.Builder builder,
-      BrokerClient broker,
-      URI origin,
-      Function<HttpRequest, AuthorizationRequest> wanted) {
+      HttpClient.Builder builder, BrokerClient broker, URI origin, AuthorizationRequest wanted) {
     HttpClient client = builder.followRedirects(Redirect.NEVER).build();
     return new BrokerHttpClient(client, broker, Origin.of(origin), wanted);
+  }
+
+  /** The same, on the same connections, for the requests of another thread. */
+  public BrokerHttpClient withThread(String thread) {
+    return new BrokerHttpClient(client, broker, origin, wanted.withThread(thread));
   }
 
   @Override
@@ -80,7 +80,7 @@ public final class BrokerHttpClient extends HttpClient {
       throws IOException, InterruptedException {
     checkOrigin(request);
     try {
-      Authorization first = broker.authorization(wanted(request));
+      Authorization first = broker.authorization(wanted);
       HttpResponse<T> answer = client.send(with(first, request), handler);
       if (answer.statusCode() != 401) {
         return answer;
@@ -116,7 +116,7 @@ public final class BrokerHttpClient extends HttpClient {
       return CompletableFuture.failedFuture(e);
     }
     return broker
-        .authorizationAsync(wanted(request))
+        .authorizationAsync(wanted)
         .thenCompose(
             first ->
                 client
@@ -155,10 +155,6 @@ public final class BrokerHttpClient extends HttpClient {
     } catch (BrokerException | IllegalStateException refusedOrClosed) {
       return null;
     }
-  }
-
-  private AuthorizationRequest wanted(HttpRequest request) {
-    return wanted.apply(request).withTargetUrl(origin);
   }
 
   private void checkOrigin(HttpRequest request) throws OriginException {

@@ -29,7 +29,7 @@ class BrokerHttpClientTest {
   private FakeBackend backend;
   private FakeBackend elsewhere;
   private BrokerClient client;
-  private HttpClient http;
+  private BrokerHttpClient http;
 
   @BeforeEach
   void start() throws IOException {
@@ -42,7 +42,7 @@ class BrokerHttpClientTest {
             HttpClient.newBuilder().followRedirects(HttpClient.Redirect.ALWAYS),
             client,
             backend.origin(),
-            request -> AuthorizationRequest.of("inference", "t"));
+            AuthorizationRequest.of("inference", "t"));
   }
 
   @AfterEach
@@ -145,6 +145,13 @@ class BrokerHttpClientTest {
     backend.statuses.add(401);
     assertEquals(401, send(post(BodyPublishers.ofString("body")), async).statusCode());
     assertEquals(1, backend.received.size());
+  }
+
+  @Test
+  void asksForTheThreadOfARequest() throws Exception {
+    HttpRequest request = HttpRequest.newBuilder(backend.origin()).build();
+    http.withThread("other").send(request, BodyHandlers.ofString());
+    assertEquals("other", broker.asked.get(0).getThreadId());
   }
 
   @Test

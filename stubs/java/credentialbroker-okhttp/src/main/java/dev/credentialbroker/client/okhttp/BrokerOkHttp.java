@@ -7,7 +7,6 @@ import dev.credentialbroker.client.BrokerException;
 import dev.credentialbroker.client.Header;
 import dev.credentialbroker.client.OriginException;
 import java.io.IOException;
-import java.util.function.Function;
 import okhttp3.HttpUrl;
 import okhttp3.Interceptor;
 import okhttp3.OkHttpClient;
@@ -31,30 +30,18 @@ public final class BrokerOkHttp {
   private BrokerOkHttp() {}
 
   /**
-   * Adds it to a client whose requests all belong to one thread, or none.
+   * Adds it to a client.
    *
-   * @param origin the backend's, as {@code https://api.example.com}
-   * @param request what to ask the broker for
+   * @param origin the backend's, as {@code https://api.example.com}; only scheme, host and port
+   *     count
+   * @param wanted what to ask the broker for, except for requests that are tagged with an {@link
+   *     AuthorizationRequest} of their own
    */
   public static OkHttpClient.Builder addTo(
       OkHttpClient.Builder builder,
       BrokerClient broker,
       HttpUrl origin,
-      AuthorizationRequest request) {
-    return addTo(builder, broker, origin, each -> request);
-  }
-
-  /**
-   * Adds it to a client of which each request says what it is for.
-   *
-   * @param origin the backend's, as {@code https://api.example.com}
-   * @param wanted what to ask the broker for, for each request
-   */
-  public static OkHttpClient.Builder addTo(
-      OkHttpClient.Builder builder,
-      BrokerClient broker,
-      HttpUrl origin,
-      Function<Request, AuthorizationRequest> wanted) {
+      AuthorizationRequest wanted) {
     return builder
         .addInterceptor(new Authorize(broker, origin, wanted))
         .addNetworkInterceptor(new Attach(origin));
@@ -74,9 +61,9 @@ public final class BrokerOkHttp {
   private static final class Authorize implements Interceptor {
     private final BrokerClient broker;
     private final HttpUrl origin;
-    private final Function<Request, AuthorizationRequest> wanted;
+    private final AuthorizationRequest wanted;
 
-    Authorize(BrokerClient broker, HttpUrl origin, Function<Request, AuthorizationRequest> wanted) {
+    Authorize(BrokerClient broker, HttpUrl origin, AuthorizationRequest wanted) {
       this.broker = broker;
       this.origin = origin;
       this.wanted = wanted;
@@ -107,8 +94,9 @@ public final class BrokerOkHttp {
     }
 
     private Authorization authorization(Request request) throws IOException {
+      AuthorizationRequest own = request.tag(AuthorizationRequest.class);
       try {
-        return broker.authorization(wanted.apply(request).withTargetUrl(origin.uri()));
+        return broker.authorization((own == null ? wanted : own).withTargetUrl(origin.uri()));
       } catch (BrokerException | IllegalStateException e) {
         throw new IOException(e.getMessage(), e);
       }

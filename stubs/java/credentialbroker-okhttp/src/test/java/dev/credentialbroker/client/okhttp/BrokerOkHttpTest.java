@@ -108,6 +108,13 @@ class BrokerOkHttpTest {
   }
 
   @Test
+  void asksForWhatARequestIsTaggedWith() throws IOException {
+    AuthorizationRequest own = AuthorizationRequest.of("inference", "other");
+    send(to(backend.origin()).tag(AuthorizationRequest.class, own));
+    assertEquals("other", broker.asked.get(0).getThreadId());
+  }
+
+  @Test
   void reportsNo401OfWhereARedirectLed() throws IOException {
     backend.location = elsewhere.origin();
     backend.statuses.add(302);

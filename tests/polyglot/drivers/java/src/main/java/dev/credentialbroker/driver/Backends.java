@@ -70,7 +70,7 @@ final class Backends {
                             key.follow ? HttpClient.Redirect.ALWAYS : HttpClient.Redirect.NEVER),
                     key.client,
                     URI.create(key.origin),
-                    each -> key.request));
+                    key.request));
     HttpRequest.Builder request =
         HttpRequest.newBuilder(URI.create(Driver.text(command, "url")))
             .method(method(command), javaBody(command));
@@ -99,7 +99,7 @@ final class Backends {
                             .followSslRedirects(key.follow),
                         key.client,
                         HttpUrl.get(key.origin),
-                        each -> key.request)
+                        key.request)
                     .build());
     Request.Builder request = new Request.Builder().url(Driver.text(command, "url"));
     headers(command).forEach(request::header);

@@ -189,20 +189,10 @@ public final class Driver {
     List<Callable<JsonObject>> calls = new ArrayList<>();
     for (int i = 0; i < command.get("count").getAsInt(); i++) {
       AuthorizationRequest each =
-          threads.isEmpty() ? request : withThread(request, threads.get(i % threads.size()));
+          threads.isEmpty() ? request : request.withThread(threads.get(i % threads.size()).getAsString());
       calls.add(() -> Answers.authorization(client.authorization(each)));
     }
     return atOnce(calls);
-  }
-
-  private static AuthorizationRequest withThread(AuthorizationRequest request, JsonElement thread) {
-    return new AuthorizationRequest(
-        request.scope(),
-        thread.getAsString(),
-        request.identity(),
-        request.targetUrl(),
-        request.minValidity(),
-        request.timeout());
   }
 
   /** Begins calls in a thread each, all in the same moment, and waits for them. */
