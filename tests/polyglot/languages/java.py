@@ -65,6 +65,7 @@ def describe(tree: Path) -> Language:
                 variables=QUIET,
             ),
         ),
+        # Example and benchmark build themselves when they are run: a defect need not wait for them.
         build=(Command(words=(*MAVEN, "-f", "reactor.xml", "compile"), folder=DRIVER, variables=QUIET),),
         drivers={
             "java": Command(
