@@ -21,10 +21,9 @@ class _HeadersOnce(httpx.Headers):
     """
 
     def __init__(self, headers: httpx.Headers, authorization: Authorization) -> None:
-        super().__init__(headers)
+        replaced = {name.encode("ascii") for name, _ in authorization.headers}
+        super().__init__([(name, value) for name, value in headers.raw if name.lower() not in replaced])
         self._laid_over: Final = authorization.headers
-        for name, _ in authorization.headers:
-            self.pop(name, None)
 
     def _whole(self) -> httpx.Headers:
         return httpx.Headers([*super().multi_items(), *self._laid_over], encoding=self.encoding)
