@@ -1,6 +1,6 @@
 # ruff: noqa: INP001 - a script beside the package, not part of it
 """
-Proves that the stubs work at both ends of the runtime range that their pyproject.toml declares.
+Proves that the package works at both ends of the runtime range that their pyproject.toml declares.
 
 Installs the package twice into small environments under .build/, once with the oldest versions it declares and once
 with the newest that exist, and makes it import everything, encode a message and call a server, with warnings as
@@ -34,7 +34,7 @@ modules = {
 }
 messages, services = modules["credential_broker_pb2"], modules["credential_broker_pb2_grpc"]
 typed = {file.name for file in importlib.metadata.files("credentialbroker")}
-assert {"py.typed", *(f"{name}.pyi" for name in modules)} <= typed, typed
+assert {"py.typed", "service_config.json", *(f"{name}.pyi" for name in modules)} <= typed, typed
 
 request = messages.GetAuthorizationRequest(scope="inference", thread_id="thread-1")
 assert messages.GetAuthorizationRequest.FromString(request.SerializeToString()) == request
@@ -53,8 +53,15 @@ server.start()
 with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
     answer = services.CredentialBrokerStub(channel).GetAuthorization(request, timeout=20)
 assert answer.authorization.revision == "thread-1"
+
+from credentialbroker.aio import AsyncClient  # imports at least
+from credentialbroker.client import Client
+
+with Client(f"127.0.0.1:{port}", watch=False) as client:
+    assert client.authorization("inference", "thread-2").revision == "thread-2"
 server.stop(None).wait()
-print(*(f"{name}=={importlib.metadata.version(name)}" for name in ("grpcio", "protobuf")))
+names = ("googleapis-common-protos", "grpcio", "protobuf")
+print(*(f"{name}=={importlib.metadata.version(name)}" for name in names))
 """
 
 

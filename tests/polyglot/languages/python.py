@@ -65,7 +65,7 @@ def describe(tree: Path) -> Language:
     )
 
 
-def prove_install(folder: Path, tree: Path) -> None:
+def prove_install(tree: Path, folder: Path) -> None:
     """Make a virtual environment, install the package by its path with pip, and run a program with it."""
     (folder / "try.py").write_text(TRY, encoding="utf-8")
     python = str(folder / "venv" / "bin" / "python")
