@@ -224,13 +224,11 @@ class CaseRun:
         functions: dict[str, Callable[..., Any]] = {
             **self._world.functions(),
             "error": self._error,
-            "failed": lambda answer: isinstance(answer, _Failed),
             "took": self._took,
             "header": _header,
             "secret": lambda answer: _header(answer, "authorization").partition(" ")[2],
             "log": lambda: self._driver.log(self._log_before),
             "fds": lambda: len(processes.descriptors(pid)),
-            "sockets": lambda: sum(one.startswith("socket:") for one in processes.descriptors(pid)),
             "os_threads": lambda: processes.threads(pid),
         }
         return {**functions, **self._values}
@@ -264,7 +262,7 @@ class _Failed:
 def _errors_looked_at(expression: str) -> set[str]:
     """Return the names whose being an error, or holding some, an expression asks for."""
     names = names_in(expression)
-    return names if names & {"error", "failed"} or ".error" in expression else set()
+    return names if "error" in names or ".error" in expression else set()
 
 
 def _header(answer: Any, name: str) -> str:

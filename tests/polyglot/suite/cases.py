@@ -27,16 +27,14 @@ COMMANDS: Final = frozenset(
      "state", "http", "grpc_echo", "connect", "changed", "disconnect", "traffic_start", "traffic_stop", "burn", "show",
      "fork", "threads"}
 )  # fmt: skip
-REAL_ACTIONS: Final = frozenset(
-    {"disable", "enable", "delete", "rotate", "revoke_task", "fault", "clear_faults", "verify"}
-)
+REAL_ACTIONS: Final = frozenset({"disable", "enable", "rotate", "revoke_task", "fault", "verify"})
 OWN_ACTIONS: Final = frozenset({"kill_broker", "stop_broker", "start_broker", "pause_broker", "resume_broker"})
 SCRIPTED_ACTIONS: Final = frozenset({"script", "script_streams", "push", "closing", "end_streams", "gate"})
 COMMON_ACTIONS: Final = frozenset({"hosts", "write_file", "copy_file"})
 
 VARIABLES: Final = frozenset(
-    {"thread", "thread2", "thread3", "identity", "other", "short", "bearer", "broker", "broker_b", "unix", "unix_b", "port",
-     "emulator", "origin", "origin_port", "trap", "trap_port", "echo", "echo_ca", "tls_broker", "mtls_broker", "ca",
+    {"thread", "thread2", "thread3", "identity", "other", "short", "bearer", "broker", "unix", "port", "origin",
+     "origin_port", "trap", "trap_port", "echo", "echo_ca", "tls_broker", "mtls_broker", "ca",
      "other_ca", "certificate", "private_key", "adapter", "folder"}
 )  # fmt: skip
 
@@ -46,9 +44,9 @@ OF_SCRIPTED: Final = frozenset({"received", "opened", "connections", "attempts"}
 _OF_OTHERS: Final = frozenset({"grants", "ledger", "requests"})
 EVIDENCE: Final = OF_BROKERS | OF_SCRIPTED | _OF_OTHERS
 """Functions that say what the broker, the emulator or a server saw, whatever the client says."""
-_OF_PROCESS: Final = frozenset({"log", "fds", "os_threads", "sockets"})
+_OF_PROCESS: Final = frozenset({"log", "fds", "os_threads"})
 """Functions about a driver's process, which a case with them has for itself."""
-_OF_ANSWERS: Final = frozenset({"error", "failed", "took", "header", "secret", "gaps", "variable"})
+_OF_ANSWERS: Final = frozenset({"error", "took", "header", "secret", "gaps", "variable"})
 FUNCTIONS: Final = EVIDENCE | _OF_PROCESS | _OF_ANSWERS
 
 

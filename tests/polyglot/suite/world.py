@@ -296,7 +296,6 @@ class World:
                 "broker": f"{host}:{port}",
                 "port": port,
                 "identity": SCRIPTED_IDENTITY,
-                "emulator": "http://127.0.0.1:9",
             }
         else:
             await self._make_real(self._place, key, wanted)
@@ -309,10 +308,7 @@ class World:
             "broker": place.address("a"),
             "port": str(place.port),
             "unix": place.socket().removeprefix("unix://"),
-            "emulator": place.emulator.url,
         }
-        if "b" in place.brokers:
-            self.variables |= {"broker_b": place.address("b"), "unix_b": place.socket("b").removeprefix("unix://")}
         for name, mutual in (("tls_broker", False), ("mtls_broker", True)):
             if name in wanted:
                 self.variables[name] = await place.tls_address(mutual=mutual)
@@ -418,10 +414,6 @@ class World:
                 return await self._fault(place, members)
             case "verify":
                 return await self._verify(place, saved[members["of"]])
-            case "clear_faults":
-                for fault in self._faults:
-                    place.emulator.backend.faults.remove(fault)
-                self._faults.clear()
             case "revoke_task":
                 await self._revoke_task(place, members)
             case _:
@@ -443,9 +435,6 @@ class World:
             case "enable":
                 enable = admin_pb2.EnableIdentityRequest(name=identity, comment="conformance")
                 await operators.EnableIdentity(enable, timeout=_CALL_SECONDS)
-            case "delete":
-                delete = admin_pb2.DeleteIdentityRequest(name=identity, comment="conformance")
-                await operators.DeleteIdentity(delete, timeout=_CALL_SECONDS)
             case "rotate":
                 rotate = admin_pb2.RotateIdentityKeyRequest(
                     request_id=f"rotate-{time.monotonic_ns()}", name=identity, comment="conformance"
