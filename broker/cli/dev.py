@@ -356,12 +356,24 @@ def _show_next_steps(app: Application, emulator: EmulatorServer) -> None:
         program=command_here("credential-broker"),
         python=command_here("python"),
         buf=command_here("buf"),
+        checkout=checkout_here(),
     )
     click.echo("\nNext, in another terminal:")
     for snippet in snippets(place):
         click.secho(f"\n# {snippet.title}", dim=True)
         click.echo(snippet.text)
     click.echo("\nCtrl-C ends it and leaves nothing behind.")
+
+
+def checkout_here() -> str | None:
+    """Return the folder of the sources that this runs from, relative where it is below here; None when installed."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / "stubs" / "README.md").is_file():
+        return None
+    try:
+        return str(folder.relative_to(Path.cwd().resolve()))
+    except ValueError:
+        return str(folder)
 
 
 def command_here(name: str) -> str:

@@ -6,6 +6,7 @@ Each snippet is one command line of a POSIX shell, or several. Addresses are lef
 
 import shlex
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Final
 
 CALLER_ADDRESS: Final = "127.0.0.1:50051"
@@ -25,6 +26,7 @@ class Place:
         program: how `credential-broker` is called from here.
         python: how a Python with the stubs is called from here.
         buf: how `buf` is called from here.
+        checkout: the folder of the sources, as named from here; None where there is none.
     """
 
     caller_address: str
@@ -33,6 +35,7 @@ class Place:
     program: str = "credential-broker"
     python: str = "python"
     buf: str = "buf"
+    checkout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def snippets(place: Place) -> tuple[Snippet, ...]:
         Snippet("another key, while calls go on", f"{program} identity rotate dev{admin}"),
         Snippet("what the backend saw", f"{program} emulator ledger{emulator}"),
         Snippet("with buf, or any other gRPC client", _buf_curl(place)),
-        Snippet("from Python", _python(place)),
+        *_quickstarts(place),
     )
 
 
@@ -86,16 +89,34 @@ def _buf_curl(place: Place) -> str:
   http://{place.caller_address}/credentialbroker.v1.CredentialBroker/GetAuthorization"""
 
 
-def _python(place: Place) -> str:
-    return f"""\
-{shlex.quote(place.python)} - <<'END'
-import grpc
-from credentialbroker.v1 import credential_broker_pb2 as api, credential_broker_pb2_grpc as services
-
-with grpc.insecure_channel("{place.caller_address}") as channel:
-    broker = services.CredentialBrokerStub(channel)
-    request = api.GetAuthorizationRequest(scope="inference", thread_id="t1")
-    answer = broker.GetAuthorization(request, timeout=10, metadata=[("x-credential-broker", "1")])
-    for header in answer.authorization.headers:
-        print(f"{{header.name}}: {{header.value}}")
-END"""
+def _quickstarts(place: Place) -> tuple[Snippet, ...]:
+    """Return the example of each language, run against this broker as people of that language run one."""
+    if place.checkout is None:
+        return (
+            Snippet(
+                "from Python, Go, TypeScript, Java or Rust",
+                "# stubs/README.md says how: it comes with the sources, which this installation is without",
+            ),
+        )
+    folder = shlex.quote(str(PurePath(place.checkout, "stubs")))
+    caller = "" if place.caller_address == CALLER_ADDRESS else f"CREDENTIAL_BROKER_ADDRESS={place.caller_address} "
+    url = "" if place.emulator_url == EMULATOR_URL else f"{place.emulator_url}/backend-api/codex/models"
+    last = f" {url}" if url else ""
+    only = f" -- {url}" if url else ""
+    return (
+        Snippet("from Python", f"{caller}{shlex.quote(place.python)} {folder}/python/examples/quickstart.py{last}"),
+        Snippet("from Go", f"(cd {folder}/go && {caller}go run ./examples/quickstart{last})"),
+        Snippet(
+            "from TypeScript",
+            f"(cd {folder}/typescript && npm install --silent && {caller}npm run --silent quickstart{only})",
+        ),
+        Snippet(
+            "from Java",
+            f"(cd {folder}/java && {caller}mvn -q -B -pl examples/quickstart -am compile exec:java"
+            + (f" -Dexec.args={url})" if url else ")"),
+        ),
+        Snippet(
+            "from Rust",
+            f"(cd {folder}/rust && {caller}cargo run --quiet --example quickstart --features tower{only})",
+        ),
+    )

@@ -93,8 +93,10 @@ EXPECTED = {
     "another key, while calls go on": re.compile(r"^generation +[2-9]$", re.MULTILINE),
     "what the backend saw": re.compile(r"agent_assertion +verified"),
     "with buf, or any other gRPC client": re.compile(r'"value": ?"AgentAssertion '),
-    "from Python": HEADER,
+    "from Python": re.compile(r"^AGENT_ASSERTION 200$", re.MULTILINE),
 }
+ELSEWHERE = ("from Go", "from TypeScript", "from Java", "from Rust")
+"""Need another language's programs, and minutes: the part `examples` runs the same programs."""
 
 
 def test_dev_shows_a_call_of_each_kind_accepted(dev: Dev) -> None:
@@ -127,7 +129,24 @@ def test_every_printed_snippet_works_exactly_as_printed(dev: Dev, title: str) ->
 
 def test_no_printed_snippet_is_left_untried(dev: Dev) -> None:
     """The snippets printed are those of the module, and each is run above."""
-    assert [snippet.title for snippet in printed_snippets(dev.printed)] == list(EXPECTED)
+    assert [snippet.title for snippet in printed_snippets(dev.printed)] == [*EXPECTED, *ELSEWHERE]
+
+
+@pytest.mark.parametrize("name", ["go", "typescript", "java", "rust"])
+def test_the_quickstart_of_each_language_is_the_one_that_is_run(dev: Dev, name: str) -> None:
+    """What is printed goes to a folder that is there, and names this broker and its backend."""
+    (text,) = [one.text for one in printed_snippets(dev.printed) if one.text.startswith(f"(cd stubs/{name} ")]
+    assert (ROOT / "stubs" / name / "README.md").is_file()
+    assert f"CREDENTIAL_BROKER_ADDRESS={dev.callers} " in text
+    assert f"{dev.emulator}/backend-api/codex/models" in text
+
+
+def test_without_the_sources_it_says_where_the_quickstarts_are() -> None:
+    """An installed broker has no such folders, and prints no command that could not work."""
+    place = Place(caller_address=CALLER_ADDRESS, admin_address=ADMIN_ADDRESS, emulator_url=EMULATOR_URL)
+    last = snippets(place)[-1]
+    assert last.title == "from Python, Go, TypeScript, Java or Rust"
+    assert last.text.startswith("# stubs/README.md")
 
 
 def test_snippets_of_the_default_place_name_no_address() -> None:
