@@ -86,7 +86,7 @@ func TestAwayIsSaidOnce(t *testing.T) {
 		if p.lastError() != error(away) {
 			t.Errorf("%v", p.lastError())
 		}
-		p.answered()
+		p.failed(refusal) // which comes from a broker that is there
 		p.answered()
 		if strings.Count(log.String(), "the broker is back") != 1 {
 			t.Error(log.String())

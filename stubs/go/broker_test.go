@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -129,6 +130,18 @@ func (b *fakeBroker) start(t *testing.T, options ...Option) (*Client, func()) {
 	server := grpc.NewServer(
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}), // as the broker's
 		grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := demandGuard(ctx); err != nil {
+				return nil, err
+			}
+			return next(ctx, request)
+		}),
+		grpc.StreamInterceptor(func(service any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := demandGuard(stream.Context()); err != nil {
+				return err
+			}
+			return next(service, stream)
+		}),
 	)
 	pb.RegisterCredentialBrokerServer(server, b)
 	go func() { _ = server.Serve(listener) }()
@@ -144,6 +157,14 @@ func (b *fakeBroker) start(t *testing.T, options ...Option) (*Client, func()) {
 		_ = client.Close()
 		server.Stop()
 	}
+}
+
+// demandGuard refuses calls as the broker does.
+func demandGuard(ctx context.Context) error {
+	if guard := metadata.ValueFromIncomingContext(ctx, "x-credential-broker"); len(guard) != 1 || guard[0] != "1" {
+		return status.Error(codes.InvalidArgument, "the guard metadata is missing")
+	}
+	return nil
 }
 
 // get asks for an authorization, which must be given.

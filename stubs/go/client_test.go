@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -440,6 +441,56 @@ func TestStreamWaitsAsTheBrokerAsks(t *testing.T) {
 	})
 }
 
+func TestStreamThatWasRefusedWaitsAsTheBrokerAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		began := time.Now()
+		stream.end <- statusOf(t, codes.ResourceExhausted, &errdetails.RetryInfo{RetryDelay: durationpb.New(25 * time.Second)})
+		<-broker.opened
+		if wait := time.Since(began); wait != 25*time.Second {
+			t.Errorf("opened after %v", wait)
+		}
+	})
+}
+
+func TestPushToAnIdleEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			return answer("r", time.Hour), nil
+		}}
+		client, end := broker.start(t, WithIdle(20*time.Second))
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		subscribe := (<-stream.messages).GetSubscribe()
+		time.Sleep(21 * time.Second)
+		stream.value(t, subscribe, answer("pushed", time.Hour))
+		if client.State().Held != 0 || (<-stream.messages).GetUnsubscribe().GetSubscriptionId() != subscribe.GetSubscriptionId() {
+			t.Error("a value that nobody used was kept current")
+		}
+	})
+}
+
+func TestEndedValueWithAKnownTargetIsAPlainQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t, WithoutWatch())
+		defer end()
+		there := wanted
+		there.TargetURL = "https://backend.example"
+		get(t, client, there)
+		time.Sleep(time.Minute)
+		get(t, client, there)
+		if broker.gets[0].GetTargetUrl() == "" || broker.gets[1].GetTargetUrl() != "" {
+			t.Errorf("the origin was asked for with %v", broker.gets)
+		}
+	})
+}
+
 func TestSilentStreamIsEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
@@ -448,7 +499,9 @@ func TestSilentStreamIsEnded(t *testing.T) {
 		client, end := broker.start(t)
 		defer end()
 		get(t, client, wanted)
-		<-broker.opened
+		stream := <-broker.opened
+		time.Sleep(59 * time.Second)
+		stream.event(t, &pb.WatchAuthorizationsResponse{Event: &pb.WatchAuthorizationsResponse_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
 		time.Sleep(59 * time.Second)
 		if !client.State().Watching || broker.streamCount() != 1 {
 			t.Error("ended too early")
@@ -497,7 +550,7 @@ func TestReportRejected(t *testing.T) {
 		var running sync.WaitGroup
 		for range 20 {
 			running.Go(func() {
-				if got, err := client.ReportRejected(t.Context(), rejected, "why"); err != nil || got.Revision != "better" {
+				if got, err := client.ReportRejected(t.Context(), rejected, strings.Repeat("w", 300)); err != nil || got.Revision != "better" {
 					t.Errorf("%v, %v", got, err)
 				}
 			})
@@ -509,7 +562,7 @@ func TestReportRejected(t *testing.T) {
 		if len(broker.reports) != 1 || broker.getCount() != 1 {
 			t.Fatalf("%d reports, %d calls", len(broker.reports), broker.getCount())
 		}
-		if one := broker.reports[0]; one.GetRevision() != "r1" || one.GetHttpStatus() != 401 || one.GetDetail() != "why" || one.GetScope() != "inference" || one.GetThreadId() != "t1" {
+		if one := broker.reports[0]; one.GetRevision() != "r1" || one.GetHttpStatus() != 401 || one.GetDetail() != strings.Repeat("w", 256) || one.GetScope() != "inference" || one.GetThreadId() != "t1" {
 			t.Errorf("%v", one)
 		}
 	})
@@ -686,7 +739,8 @@ func TestNothingIsLeftOfHundredLostStreams(t *testing.T) {
 			first = <-broker.opened
 		}
 		synctest.Wait()
-		if after := runtime.NumGoroutine(); after > before {
+		// A leak is one for each stream; the runtime's own come and go.
+		if after := runtime.NumGoroutine(); after > before+10 {
 			t.Errorf("%d goroutines before, %d after", before, after)
 		}
 	})
