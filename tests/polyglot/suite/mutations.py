@@ -21,6 +21,7 @@ that does not build, or whose text is not there once is a failure of the run.
 import fnmatch
 import shutil
 import subprocess
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,8 +121,10 @@ def chosen(mutations: Iterable[Mutation], patterns: str | None) -> list[Mutation
 @contextmanager
 def copied_tree(name: str) -> Iterator[Path]:
     """Copy what matters of the repository, without what builds left in it, for as long as the block lasts."""
-    tree = BUILD / "mutations" / name
-    shutil.rmtree(tree, ignore_errors=True)
+    folder = BUILD / "mutations"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of its own, as two may be trying the same language.
+    tree = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder))
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *TREE_PARTS],
         cwd=ROOT, check=True, stdout=subprocess.PIPE,
