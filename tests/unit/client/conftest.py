@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -11,7 +12,13 @@ import pytest
 from credentialbroker.authorization import Authorization, Key
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.v1 import credential_broker_pb2_grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
+SCOPE_UNKNOWN = status_pb2.Status(code=3, message="no such scope")
+SCOPE_UNKNOWN.details.add().Pack(
+    error_details_pb2.ErrorInfo(reason="SCOPE_UNKNOWN", domain="credentialbroker.v1", metadata={"scope": "inferense"})
+)
 YEARS = 30 * 365 * 86_400
 """How far the broker's clock is from this machine's: far enough that comparing them would show."""
 
@@ -61,6 +68,8 @@ class SmallBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         self.calls.append(request)
         number = len(self.calls)
         self.gate.wait(20)
+        if request.scope == "inferense":
+            context.abort_with_status(rpc_status.to_status(SCOPE_UNKNOWN))
         return pb2.GetAuthorizationResponse(authorization=self.answer(number))
 
     def ReportRejected(self, request: Any, context: Any) -> pb2.ReportRejectedResponse:
@@ -88,3 +97,69 @@ def broker() -> Iterator[SmallBroker]:
     yield small
     small.gate.set()
     server.stop(None).wait()
+
+
+@dataclass
+class Server:
+    """An HTTP server that remembers each request, and answers as the path says."""
+
+    url: str = ""
+    seen: list[tuple[str, dict[str, list[str]], bytes]] = field(default_factory=list)
+
+    def revisions(self) -> list[str]:
+        """Return the end of each Authorization that came."""
+        return ["".join(headers.get("authorization", ["none"])).rpartition("-")[2] for _, headers, _ in self.seen]
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[Server, Server]]:
+    """The backend, and a trap that is another origin."""
+    running = []
+
+    def start() -> Server:
+        server = Server()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                headers: dict[str, list[str]] = {}
+                for name, value in self.headers.items():
+                    headers.setdefault(name.lower(), []).append(value)
+                chunked = self.headers.get("transfer-encoding") == "chunked"
+                body = self.chunks() if chunked else self.rfile.read(int(self.headers.get("content-length", 0)))
+                server.seen.append((self.path, headers, body))
+                rejected = self.path == "/reject" or (
+                    self.path == "/heal" and "better" not in headers["authorization"][0]
+                )
+                self.send_response(401 if rejected else 302 if self.path.startswith("/to/") else 200)
+                if self.path.startswith("/to/"):
+                    self.send_header("location", self.path.removeprefix("/to/"))
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            do_POST = do_GET
+
+            def chunks(self) -> bytes:
+                whole = b""
+                while size := int(self.rfile.readline(), 16):
+                    whole += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return whole
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        running.append((http, thread))
+        server.url = f"http://127.0.0.1:{http.server_port}"
+        return server
+
+    yield start(), start()
+    for http, thread in running:
+        http.shutdown()
+        http.server_close()
+        thread.join()

@@ -1,9 +1,6 @@
 """Adapters of HTTP clients against a backend and a trap on loopback: no header of the set reaches another origin."""
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -14,75 +11,9 @@ from credentialbroker.aio import AsyncClient
 from credentialbroker.client import Client
 from credentialbroker.errors import OriginError
 
-from tests.unit.client.conftest import SmallBroker
+from tests.unit.client.conftest import Server, SmallBroker
 
 OF_THE_SET = {"authorization", "chatgpt-account-id"}
-
-
-@dataclass
-class Server:
-    """An HTTP server that remembers each request, and answers as the path says."""
-
-    url: str = ""
-    seen: list[tuple[str, dict[str, list[str]], bytes]] = field(default_factory=list)
-
-    def revisions(self) -> list[str]:
-        """Return the end of each Authorization that came."""
-        return ["".join(headers.get("authorization", ["none"])).rpartition("-")[2] for _, headers, _ in self.seen]
-
-
-@pytest.fixture
-def servers() -> Iterator[tuple[Server, Server]]:
-    """The backend, and a trap that is another origin."""
-    running = []
-
-    def start() -> Server:
-        server = Server()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                headers: dict[str, list[str]] = {}
-                for name, value in self.headers.items():
-                    headers.setdefault(name.lower(), []).append(value)
-                chunked = self.headers.get("transfer-encoding") == "chunked"
-                body = self.chunks() if chunked else self.rfile.read(int(self.headers.get("content-length", 0)))
-                server.seen.append((self.path, headers, body))
-                rejected = self.path == "/reject" or (
-                    self.path == "/heal" and "better" not in headers["authorization"][0]
-                )
-                self.send_response(401 if rejected else 302 if self.path.startswith("/to/") else 200)
-                if self.path.startswith("/to/"):
-                    self.send_header("location", self.path.removeprefix("/to/"))
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            do_POST = do_GET
-
-            def chunks(self) -> bytes:
-                whole = b""
-                while size := int(self.rfile.readline(), 16):
-                    whole += self.rfile.read(size)
-                    self.rfile.readline()
-                self.rfile.readline()
-                return whole
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        running.append((http, thread))
-        server.url = f"http://127.0.0.1:{http.server_port}"
-        return server
-
-    yield start(), start()
-    for http, thread in running:
-        http.shutdown()
-        http.server_close()
-        thread.join()
 
 
 class Httpx:
