@@ -54,6 +54,7 @@ impl Address {
     }
 
     /// The host that the broker's certificate is expected to name.
+    #[cfg(feature = "tls")]
     pub(crate) fn host(&self) -> &str {
         match self {
             Self::Unix(_) => "localhost",

@@ -406,3 +406,208 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn read<T>(guarded: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     guarded.read().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1;
+    use prost_types::Timestamp;
+    use tokio::time::advance;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(thread: &str) -> KeyRef<'_> {
+        KeyRef { identity: "", scope: "inference", thread }
+    }
+
+    /// A value that is due in 30 s and ends in 60 s.
+    fn value(thread: &str, revision: &str, tag: &str) -> Authorization {
+        let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+        let sent = v1::Authorization {
+            server_time: at(0),
+            refresh_time: at(30),
+            expire_time: at(60),
+            revision: revision.to_owned(),
+            connection_tag: tag.to_owned(),
+            ..v1::Authorization::default()
+        };
+        Authorization::new(Arc::new(key(thread).to_key()), sent, Instant::now()).unwrap()
+    }
+
+    fn cache(capacity: usize) -> (Cache, mpsc::UnboundedReceiver<Change>) {
+        Cache::new(capacity, 300 * SECOND)
+    }
+
+    fn put(cache: &Cache, value: &Authorization) -> Arc<Entry> {
+        assert!(cache.store(value, "", None, Instant::now()));
+        cache.entry(value.key().borrowed()).unwrap()
+    }
+
+    /// The revision that a use is given, with a star where the next value is to be fetched.
+    fn used(cache: &Cache, thread: &str, target: &str, least: Duration, watched: bool) -> String {
+        match cache.find(key(thread), target, least, Instant::now(), watched) {
+            Found::Nothing => String::new(),
+            Found::Value(value) => value.revision().to_owned(),
+            Found::Due(value, _) => format!("{}*", value.revision()),
+        }
+    }
+
+    fn use_it(cache: &Cache, thread: &str) -> String {
+        used(cache, thread, "", Duration::ZERO, false)
+    }
+
+    fn changes(receiver: &mut mpsc::UnboundedReceiver<Change>) -> Vec<String> {
+        let said = |change| match change {
+            Change::Added(entry) => format!("+{}", entry.key.thread),
+            Change::Removed(subscription) => format!("-{subscription}"),
+        };
+        std::iter::from_fn(|| receiver.try_recv().ok()).map(said).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_is_used_until_its_end_and_fetched_once_when_due() {
+        let (cache, _changes) = cache(9);
+        put(&cache, &value("t", "a", ""));
+        assert_eq!(used(&cache, "t", "", 59 * SECOND, false), "a");
+        assert_eq!(used(&cache, "t", "", 60 * SECOND, false), "");
+        assert_eq!(use_it(&cache, "other"), "");
+        advance(30 * SECOND).await;
+        assert_eq!(used(&cache, "t", "", Duration::ZERO, true), "a");
+        assert_eq!(use_it(&cache, "t"), "a*");
+        assert_eq!(use_it(&cache, "t"), "a", "one refresh at a time");
+        put(&cache, &value("t", "b", ""));
+        assert_eq!(use_it(&cache, "t"), "b");
+        advance(60 * SECOND).await;
+        assert_eq!(use_it(&cache, "t"), "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_refresh_is_tried_again_after_a_wait_that_grows() {
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", ""));
+        advance(30 * SECOND).await;
+        for least in [100, 200, 400] {
+            assert_eq!(use_it(&cache, "t"), "a*");
+            cache.refresh_failed(&entry, None, Instant::now());
+            advance(Duration::from_millis(least - 1)).await;
+            assert_eq!(use_it(&cache, "t"), "a", "too soon");
+            advance(Duration::from_millis(least + 1)).await;
+        }
+        assert_eq!(use_it(&cache, "t"), "a*");
+        cache.refresh_failed(&entry, Some(5 * SECOND), Instant::now());
+        advance(Duration::from_millis(4_999)).await;
+        assert_eq!(use_it(&cache, "t"), "a", "sooner than the broker said");
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(use_it(&cache, "t"), "a*");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_least_recently_used_goes_first_and_those_with_connections_last() {
+        let (cache, mut receiver) = cache(3);
+        for thread in ["a", "b", "c"] {
+            put(&cache, &value(thread, thread, ""));
+            advance(SECOND).await;
+        }
+        use_it(&cache, "a");
+        put(&cache, &value("d", "d", ""));
+        assert_eq!(["a", "b", "c", "d"].map(|thread| use_it(&cache, thread)), ["a", "", "c", "d"]);
+        advance(SECOND).await;
+        let connected = put(&cache, &value("a", "a", ""));
+        let breaks = connected.connect(&value("a", "a", "")).unwrap();
+        advance(SECOND).await;
+        use_it(&cache, "c");
+        use_it(&cache, "d");
+        put(&cache, &value("e", "e", ""));
+        assert_eq!(use_it(&cache, "a"), "a");
+        assert!(!breaks.has_changed().unwrap());
+        assert_eq!(changes(&mut receiver)[..5], ["+a", "+b", "+c", "-2", "+d"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_uses_goes_when_it_is_due() {
+        let (cache, mut receiver) = Cache::new(9, 40 * SECOND);
+        let began = Instant::now();
+        let idle = put(&cache, &value("idle", "a", ""));
+        let used = put(&cache, &value("used", "a", ""));
+        let connected = put(&cache, &value("connected", "a", ""));
+        let _breaks = connected.connect(&value("connected", "a", "")).unwrap();
+        assert_eq!(cache.sweep(began, true).0, Some(began + 40 * SECOND));
+        advance(40 * SECOND).await;
+        use_it(&cache, "used");
+        let (next, due) = cache.sweep(Instant::now(), true);
+        assert_eq!((next, due.len()), (Some(began + 45 * SECOND), 0));
+        assert_eq!(changes(&mut receiver), ["+idle", "+used", "+connected", "-1"]);
+        // A value that comes for what is no longer there changes nothing.
+        cache.take(&idle, value("idle", "b", ""), Instant::now());
+        cache.take(&used, value("used", "b", ""), Instant::now());
+        assert_eq!([use_it(&cache, "idle"), use_it(&cache, "used")], ["", "b"]);
+        advance(5 * SECOND).await;
+        let (_, due) = cache.sweep(Instant::now(), true);
+        assert!(due.len() == 1 && Arc::ptr_eq(&due[0], &connected), "a connection keeps its value fresh");
+        drop(Connected(connected));
+        advance(300 * SECOND).await;
+        assert_eq!(cache.sweep(Instant::now(), true).0, None);
+        assert_eq!(cache.held(Instant::now()), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_comes_for_an_idle_entry_lets_it_go() {
+        let (cache, mut receiver) = Cache::new(9, 10 * SECOND);
+        let entry = put(&cache, &value("t", "a", ""));
+        advance(10 * SECOND).await;
+        cache.take(&entry, value("t", "b", ""), Instant::now());
+        assert_eq!(use_it(&cache, "t"), "");
+        assert_eq!(changes(&mut receiver), ["+t", "-1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_breaks_with_its_tag_and_with_a_withdrawal() {
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", "one"));
+        let breaks = entry.connect(&value("t", "a", "one")).unwrap();
+        entry.replace(value("t", "b", "one"));
+        assert_eq!(*breaks.borrow(), 0);
+        entry.replace(value("t", "c", "two"));
+        assert_eq!(*breaks.borrow(), 1);
+        assert!(entry.connect(&value("t", "a", "one")).is_none(), "made with what is no longer held");
+        entry.withdraw();
+        assert_eq!(*breaks.borrow(), 2);
+        entry.replace(value("t", "c", "two"));
+        assert_eq!((*breaks.borrow(), use_it(&cache, "t").as_str()), (2, "c"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_a_withdrawal_overtook_is_not_kept() {
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", ""));
+        let seen = cache.withdrawals(key("t"));
+        entry.withdraw();
+        assert!(!cache.store(&value("t", "b", ""), "", Some(seen), Instant::now()));
+        assert_eq!(use_it(&cache, "t"), "");
+        assert!(cache.store(&value("t", "b", ""), "", Some(cache.withdrawals(key("t"))), Instant::now()));
+        assert_eq!(use_it(&cache, "t"), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn eight_origins_are_remembered() {
+        let (cache, _changes) = cache(9);
+        put(&cache, &value("t", "a", ""));
+        let named = |origin: usize| used(&cache, "t", &format!("https://{origin}:443"), Duration::ZERO, false);
+        assert_eq!(named(0), "");
+        for origin in 0..9 {
+            cache.store(&value("t", "a", ""), &format!("https://{origin}:443"), None, Instant::now());
+        }
+        assert_eq!((named(0), named(1), named(8)), (String::new(), "a".to_owned(), "a".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_cache_keeps_nothing() {
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", ""));
+        let breaks = entry.connect(&value("t", "a", "")).unwrap();
+        cache.close();
+        assert_eq!(*breaks.borrow(), 1);
+        cache.store(&value("t", "b", ""), "", None, Instant::now());
+        assert_eq!(use_it(&cache, "t"), "");
+    }
+}

@@ -104,3 +104,88 @@ impl<K: Hash + Eq> Drop for Landing<K> {
 fn is_deadline(error: &Error) -> bool {
     error.broker().is_some_and(|error| error.code == Code::DeadlineExceeded)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::time::{advance, sleep, timeout};
+    use tonic::Status;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Calls that take so long and then fail, which tells them apart without an authorization.
+    struct Calls {
+        flights: Flights<&'static str>,
+        begun: Arc<AtomicUsize>,
+        ended: Arc<AtomicUsize>,
+        takes: Duration,
+    }
+
+    impl Calls {
+        fn taking(takes: Duration) -> Self {
+            Self { flights: Flights::new(), begun: Arc::default(), ended: Arc::default(), takes }
+        }
+
+        /// Waits for the call of a key; returns its number, or `None` when the time was over.
+        async fn wait(&self, key: &'static str, seconds: u32) -> Option<String> {
+            let begin = |deadline| {
+                let (number, ended, takes) = (Arc::clone(&self.begun), Arc::clone(&self.ended), self.takes);
+                async move {
+                    let number = number.fetch_add(1, Ordering::SeqCst);
+                    let outcome = timeout_at(deadline, sleep(takes)).await;
+                    ended.fetch_add(1, Ordering::SeqCst);
+                    Err(match outcome {
+                        Ok(()) => Status::internal(number.to_string()).into(),
+                        Err(_) => Status::deadline_exceeded("").into(),
+                    })
+                }
+            };
+            let outcome = self.flights.join(key, Instant::now() + seconds * SECOND, 10 * SECOND, begin).await.ok()?;
+            outcome.err().map(|error| error.broker().unwrap().message.clone())
+        }
+
+        fn counts(&self) -> (usize, usize) {
+            (self.begun.load(Ordering::SeqCst), self.ended.load(Ordering::SeqCst))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_wait_for_one_call_and_the_next_begins_another() {
+        let calls = Calls::taking(SECOND);
+        let outcomes = join_all((0..50).map(|_| calls.wait("a", 5))).await;
+        assert_eq!(outcomes, vec![Some("0".to_owned()); 50]);
+        assert_eq!(calls.wait("a", 5).await, Some("1".to_owned()));
+        assert!(lock(&calls.flights.0).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_leaves_the_call_to_the_others() {
+        let calls = Calls::taking(3 * SECOND);
+        let (first, second) = tokio::join!(calls.wait("a", 1), calls.wait("a", 5));
+        assert_eq!((first, second), (None, Some("0".to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_nobody_waits_for_ends() {
+        let calls = Calls::taking(3 * SECOND);
+        assert!(timeout(SECOND, calls.wait("a", 5)).await.is_err());
+        advance(10 * SECOND).await;
+        assert_eq!(calls.counts(), (1, 0));
+        assert!(lock(&calls.flights.0).is_empty());
+        assert_eq!(calls.wait("a", 5).await, Some("1".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_came_late_has_all_of_the_own_time() {
+        let calls = Calls::taking(12 * SECOND);
+        let late = async {
+            sleep(5 * SECOND).await;
+            calls.wait("a", 20).await
+        };
+        let (first, late) = tokio::join!(calls.wait("a", 8), late);
+        // The first call ended at its deadline after 10 s; the one that followed had until 25 s.
+        assert_eq!((first, late), (None, Some("1".to_owned())));
+    }
+}

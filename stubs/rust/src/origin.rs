@@ -22,15 +22,14 @@ impl Origin {
         };
         let host = url.host().filter(|host| !host.is_empty())?.to_ascii_lowercase();
         // `http::Uri` gives no port both where there is none and where it is no number.
-        let port = match url.authority()?.as_str().rsplit_once('@').map_or(url.authority()?.as_str(), |(_, rest)| rest)
-        {
-            rest if rest.len() == host.len() => usual,
-            _ => url.port_u16()?,
-        };
+        let authority = url.authority()?.as_str();
+        let bare = authority.rsplit_once('@').map_or(authority, |(_, bare)| bare);
+        let port = if bare.len() == host.len() { usual } else { url.port_u16()? };
         Some(Self { scheme, host, port })
     }
 
     /// Parses the origin that an adapter is made for, for example `https://backend.example.com`.
+    #[cfg(feature = "tower")]
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let url: Uri = text.parse().ok()?;
         let bare = matches!(url.path(), "" | "/") && url.query().is_none() && !url.authority()?.as_str().contains('@');
@@ -72,6 +71,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "tower")]
     #[test]
     fn an_adapter_takes_a_bare_origin() {
         assert!(Origin::parse("https://a.example/").is_some());

@@ -1,1 +1,151 @@
-//! x
+//! The client against a broker in this process: many tasks, its end, and what it leaves behind.
+
+mod fake_broker;
+
+use std::sync::Arc;
+
+use credentialbroker::{Client, Error, Request};
+use fake_broker::{FakeBroker, SECRET, until};
+use tokio::runtime::Handle;
+
+const REQUEST: Request<'_> = Request::new("inference", "t");
+
+fn tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+fn files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_tasks_share_what_is_held() {
+    let broker = FakeBroker::start().await;
+    let client = broker.client();
+    let threads: Arc<Vec<String>> = Arc::new((0..16).map(|n| format!("t{n}")).collect());
+    let uses = (0..64).map(|first| {
+        let (client, threads) = (client.clone(), Arc::clone(&threads));
+        tokio::spawn(async move {
+            for n in first..first + 2_000 {
+                let thread = &threads[n % threads.len()];
+                let held = client.authorization(Request::new("inference", thread)).await.unwrap();
+                let value = held.headers()["authorization"].to_str().unwrap();
+                assert!(value.starts_with(&format!("AgentAssertion {SECRET}-{thread}-")), "another thread's headers");
+            }
+        })
+    });
+    for one in uses.collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    assert_eq!(broker.counts.asked(), threads.len());
+    assert_eq!(client.state().held, threads.len());
+}
+
+#[tokio::test]
+async fn the_last_client_takes_everything_with_it() {
+    let broker = FakeBroker::start().await;
+    let before = tasks();
+    let client = broker.client();
+    client.authorization(REQUEST).await.unwrap();
+    until("the stream is up", || broker.counts.streams() == 1).await;
+    let clone = client.clone();
+    drop(client);
+    assert!(clone.held(REQUEST).is_some());
+    drop(clone);
+    until("the stream has ended", || broker.counts.streams() == 0).await;
+    until("all tasks have ended", || tasks() == before).await;
+}
+
+#[tokio::test]
+async fn who_uses_a_closed_client_is_told_so() {
+    let broker = FakeBroker::start().await;
+    let client = broker.client();
+    let held = client.authorization(REQUEST).await.unwrap();
+    let connection = client.connection(REQUEST).await.unwrap();
+    client.close().await;
+    client.close().await;
+    assert!(client.held(REQUEST).is_none());
+    assert!(matches!(client.authorization(REQUEST).await, Err(Error::Closed)));
+    assert!(matches!(client.report_rejected(&held, "").await, Err(Error::Closed)));
+    assert!(matches!(client.register_task("t", "").await, Err(Error::Closed)));
+    assert!(matches!(connection.changed().await, Err(Error::Closed)));
+    assert_eq!(
+        client.stub().list_scopes(credentialbroker::v1::ListScopesRequest::default()).await.unwrap_err().code(),
+        tonic::Code::Cancelled
+    );
+}
+
+#[tokio::test]
+async fn a_hundred_clients_leave_nothing_behind() {
+    let broker = FakeBroker::start().await;
+    let once = || async {
+        let client = broker.client();
+        client.authorization(REQUEST).await.unwrap();
+        client.close().await;
+    };
+    once().await;
+    until("the first has gone", || broker.counts.streams() == 0).await;
+    let (tasks_before, files_before) = (tasks(), files());
+    for _ in 0..100 {
+        once().await;
+    }
+    until("all tasks have ended", || tasks() <= tasks_before).await;
+    until("all files are closed", || files() <= files_before).await;
+}
+
+#[tokio::test]
+async fn a_hundred_restarts_of_the_broker_leave_nothing_behind() {
+    let mut broker = FakeBroker::start().await;
+    let client = broker.client();
+    client.authorization(REQUEST).await.unwrap();
+    until("the stream is up", || broker.counts.streams() == 1).await;
+    let (tasks_before, files_before) = (tasks(), files());
+    for n in 0..100 {
+        let (address, counts) = (broker.address, Arc::clone(&broker.counts));
+        drop(broker);
+        broker = FakeBroker::start_at(address, counts).await;
+        client.authorization(Request::new("inference", &n.to_string())).await.unwrap();
+        client.held(REQUEST).expect("what is held goes on");
+    }
+    until("one stream is up", || broker.counts.streams() == 1 && client.state().watching).await;
+    until("tasks have ended", || tasks() <= tasks_before).await;
+    until("files are closed", || files() <= files_before).await;
+}
+
+#[tokio::test]
+async fn nothing_that_is_printed_shows_a_secret() {
+    let broker = FakeBroker::start().await;
+    let client = broker.client();
+    let held = client.authorization(REQUEST).await.unwrap();
+    let connection = client.connection(REQUEST).await.unwrap();
+    let message = client.stub().get_authorization(credentialbroker::v1::GetAuthorizationRequest::default()).await;
+    for text in [
+        format!("{held:?}"),
+        format!("{:?}", held.headers()),
+        format!("{client:?}"),
+        format!("{connection:?}"),
+        format!("{:?}", client.state()),
+        format!("{message:?}"),
+    ] {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_arguments_is_said_before_any_call() {
+    let message = |builder: credentialbroker::Builder| builder.build().unwrap_err().to_string();
+    assert!(message(Client::builder().address("nowhere")).contains("dns:///host:port"));
+    assert!(message(Client::builder().address("broker.test:1")).contains("without TLS"));
+    assert!(message(Client::builder().address("127.0.0.1:1").certificate_file("/c")).contains("private key"));
+    assert!(
+        message(Client::builder().address("127.0.0.1:1").certificate_file("/c").private_key_file("/k"))
+            .contains("authorities")
+    );
+    assert!(message(Client::builder().address("127.0.0.1:1").ca_file("/none.pem")).contains("/none.pem"));
+    assert!(Client::builder().address("broker.test:1").plaintext(true).build().is_ok());
+}
+
+#[test]
+fn without_a_runtime_there_is_no_client() {
+    assert!(Client::builder().address("127.0.0.1:1").build().unwrap_err().to_string().contains("tokio runtime"));
+}

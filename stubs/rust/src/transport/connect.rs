@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,7 +43,7 @@ impl fmt::Display for Target {
 pub(crate) struct Connector {
     pub(crate) tasks: Tasks,
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Arc<super::tls::Tls>>,
+    pub(crate) tls: Option<std::sync::Arc<super::tls::Tls>>,
 }
 
 /// What calls are sent with.
@@ -58,6 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Connector {
     /// Looks at the TLS files, if it is time.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self))]
     pub(crate) fn look(&self) {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -70,7 +70,7 @@ impl Connector {
     }
 
     async fn dial(&self, target: &Target) -> io::Result<(Sender, Running)> {
-        let mut stream: Box<dyn Stream> = match target {
+        let stream: Box<dyn Stream> = match target {
             Target::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
@@ -82,11 +82,14 @@ impl Connector {
             Target::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            tls.look();
-            let (connector, name) = tls.current();
-            stream = Box::new(connector.connect(name, stream).await?);
-        }
+        let stream: Box<dyn Stream> = match &self.tls {
+            None => stream,
+            Some(tls) => {
+                tls.look();
+                let (connector, name) = tls.current();
+                Box::new(connector.connect(name, stream).await?)
+            }
+        };
         let (stream, heard) = Heard::new(stream);
         let (sender, running) = http2::Builder::new(self.tasks.clone())
             .timer(TokioTimer::new())

@@ -15,9 +15,6 @@ use super::connect::{Connector, Sender, Target};
 use crate::address::Address;
 use crate::backoff::Backoff;
 
-/// A connection that lived so long was a good one: the next attempts begin with the shortest wait.
-const GOOD: Duration = Duration::from_secs(5);
-
 /// The name is resolved no more often than this.
 const RESOLVE: Duration = Duration::from_secs(5);
 
@@ -152,14 +149,12 @@ impl Replicas {
         loop {
             match connector.connect(target).await {
                 Ok((sender, running)) => {
-                    let (began, id) = (Instant::now(), IDS.fetch_add(1, Ordering::Relaxed));
+                    backoff.reset();
+                    let id = IDS.fetch_add(1, Ordering::Relaxed);
                     let _turns = Turns { replicas: self, id };
                     self.add(Replica { id, sender });
                     if let Err(error) = running.await {
                         tracing::debug!(%error, ?target, "a connection to the credential broker was lost");
-                    }
-                    if began.elapsed() >= GOOD {
-                        backoff.reset();
                     }
                 }
                 Err(error) => self.failed(&target.to_string(), &error),

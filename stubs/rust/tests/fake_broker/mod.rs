@@ -1,0 +1,187 @@
+//! A broker in this process that answers at once and counts.
+
+#![allow(dead_code, unreachable_pub)] // each test program uses a part of it
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use credentialbroker::v1::credential_broker_server::{CredentialBroker, CredentialBrokerServer};
+use credentialbroker::v1::*;
+use credentialbroker::{Builder, Client};
+use prost_types::Timestamp;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What every header's value has in it.
+pub const SECRET: &str = "secret-of";
+
+/// What the broker was asked.
+#[derive(Default)]
+pub struct Counts {
+    pub asked: AtomicUsize,
+    pub reported: AtomicUsize,
+    pub streams: AtomicUsize,
+}
+
+impl Counts {
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    pub fn reported(&self) -> usize {
+        self.reported.load(Ordering::SeqCst)
+    }
+
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+}
+
+/// A running broker, on a runtime of its own; gone with its connections when it is dropped.
+pub struct FakeBroker {
+    pub address: SocketAddr,
+    pub counts: Arc<Counts>,
+    runtime: Option<Runtime>,
+}
+
+impl FakeBroker {
+    pub async fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), Arc::default()).await
+    }
+
+    pub async fn start_at(address: SocketAddr, counts: Arc<Counts>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let service = CredentialBrokerServer::new(Service(Arc::clone(&counts)));
+        let listening = runtime.spawn(async move {
+            loop {
+                // The one before may not be quite gone.
+                match TcpListener::bind(address).await {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
+            }
+        });
+        let listener = listening.await.unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { address, counts, runtime: Some(runtime) }
+    }
+
+    pub fn builder(&self) -> Builder {
+        Client::builder().address(self.address.to_string())
+    }
+
+    pub fn client(&self) -> Client {
+        self.builder().build().unwrap()
+    }
+}
+
+impl Drop for FakeBroker {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+struct Service(Arc<Counts>);
+
+/// Counts a stream for as long as the broker has it.
+struct OneStream(Arc<Counts>);
+
+impl Drop for OneStream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn authorization(thread: &str, revision: usize) -> Authorization {
+    let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    let header =
+        |name: &str, value: String| Header { name: name.to_owned(), value, sensitive: name == "authorization" };
+    Authorization {
+        headers: vec![
+            header("authorization", format!("AgentAssertion {SECRET}-{thread}-{revision}")),
+            header("chatgpt-account-id", format!("{SECRET}-account")),
+        ],
+        kind: CredentialKind::AgentAssertion.into(),
+        reason: DecisionReason::TaskAssertion.into(),
+        server_time: at(1_000),
+        refresh_time: at(1_030),
+        expire_time: at(1_060),
+        revision: format!("r{revision}"),
+        identity: "agents".to_owned(),
+        connection_tag: "tag".to_owned(),
+        ..Authorization::default()
+    }
+}
+
+#[tonic::async_trait]
+impl CredentialBroker for Service {
+    async fn get_authorization(
+        &self,
+        request: Request<GetAuthorizationRequest>,
+    ) -> Result<Response<GetAuthorizationResponse>, Status> {
+        let asked = self.0.asked.fetch_add(1, Ordering::SeqCst);
+        let authorization = Some(authorization(&request.into_inner().thread_id, asked));
+        Ok(Response::new(GetAuthorizationResponse { authorization }))
+    }
+
+    async fn report_rejected(
+        &self,
+        request: Request<ReportRejectedRequest>,
+    ) -> Result<Response<ReportRejectedResponse>, Status> {
+        let reported = self.0.reported.fetch_add(1, Ordering::SeqCst);
+        let authorization = Some(authorization(&request.into_inner().thread_id, 1_000 + reported));
+        Ok(Response::new(ReportRejectedResponse { authorization }))
+    }
+
+    type WatchAuthorizationsStream = Pin<Box<dyn Stream<Item = Result<WatchAuthorizationsResponse, Status>> + Send>>;
+
+    async fn watch_authorizations(
+        &self,
+        request: Request<Streaming<WatchAuthorizationsRequest>>,
+    ) -> Result<Response<Self::WatchAuthorizationsStream>, Status> {
+        self.0.streams.fetch_add(1, Ordering::SeqCst);
+        let counted = OneStream(Arc::clone(&self.0));
+        let silent = request.into_inner().filter_map(move |_| {
+            let _counted = &counted;
+            None
+        });
+        Ok(Response::new(Box::pin(silent)))
+    }
+
+    async fn register_task(&self, _: Request<RegisterTaskRequest>) -> Result<Response<RegisterTaskResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn end_task(&self, _: Request<EndTaskRequest>) -> Result<Response<EndTaskResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn explain_authorization(
+        &self,
+        _: Request<ExplainAuthorizationRequest>,
+    ) -> Result<Response<ExplainAuthorizationResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_scopes(&self, _: Request<ListScopesRequest>) -> Result<Response<ListScopesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// Waits until something is so; fails when it is not within five seconds.
+pub async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("never so: {what}");
+}
