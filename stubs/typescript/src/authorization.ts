@@ -68,7 +68,9 @@ export class Authorization {
 
   /** Made by the client from the broker's answer. */
   constructor(message: Message, lifetime: Lifetime, clock: Clock) {
-    this.headers = message.headers.map((header) => new Header(header.name, header.value, header.sensitive));
+    this.headers = Object.freeze(
+      message.headers.map(({ name, value, sensitive }) => new Header(name, value, sensitive)),
+    );
     this.kind = message.kind.replace(/^CREDENTIAL_KIND_/, "") as Kind;
     this.reason = message.reason.replace(/^DECISION_REASON_/, "") as Reason;
     const fallbackFrom = message.fallbackFrom.replace(/^CREDENTIAL_KIND_/, "") as Kind;

@@ -71,11 +71,12 @@ export class Channel {
   /**
    * Makes one call.
    *
-   * @throws BrokerError when it fails, is over its deadline or is cancelled by `signal`.
+   * @throws BrokerError when it fails, is over its deadline or is cancelled by `signal`; the signal's reason if it was before.
    */
   call<Response>(send: Send<Response>, timeoutMs: number, signal: AbortSignal): Promise<Response> {
     this.#tls?.refresh();
     return new Promise((resolve, reject) => {
+      signal.throwIfAborted();
       const cancel = (): void => {
         call.cancel();
       };
