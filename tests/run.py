@@ -34,6 +34,7 @@ PARTS: dict[str, list[list[str]]] = {
     "polyglot-build": [[*PYTHON_MODULE, "tests.polyglot.suite.builds"]],
     "conformance": [
         [*PYTHON_MODULE, "tests.polyglot", "--no-build", "--check-page"],
+        [*PYTHON_MODULE, "tests.polyglot", "--mutations", "--sample"],
         [*PYTHON_MODULE, "tests.polyglot.suite.restarts", "--runs", "5"],
         [*PYTHON_MODULE, "tests.polyglot", "--mutations", "--sample"],
     ],
