@@ -1,5 +1,6 @@
 """Java: one Maven reactor of stubs, client and adapters; the driver builds with it and installs nothing."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -14,13 +15,14 @@ START: Final = (
     "exec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "
     '-cp "target/classes:$(cat target/class-path)" dev.credentialbroker.driver.Driver'
 )
-POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+POM: Final = """<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>test.example</groupId>
-  <artifactId>try</artifactId>
+  <artifactId>quickstart</artifactId>
   <version>1</version>
   <properties>
-    <maven.compiler.release>17</maven.compiler.release>
+    <maven.compiler.source>17</maven.compiler.source>
+    <maven.compiler.target>17</maven.compiler.target>
     <project.build.sourceEncoding>UTF-8</project.build.sourceEncoding>
   </properties>
   <dependencies>
@@ -57,7 +59,9 @@ def describe(tree: Path) -> Language:
         name="java",
         programs=("java", "mvn"),
         checks=(
-            Command(words=(*MAVEN, "spotless:check", "verify", "javadoc:javadoc"), folder=PACKAGE, variables=QUIET),
+            Command(
+                words=(*MAVEN, "spotless:check", "verify", "javadoc:javadoc-no-fork"), folder=PACKAGE, variables=QUIET
+            ),
             # As the stubs promise: also with the protobuf of users that are ahead of gRPC's own.
             Command(
                 words=(*MAVEN, "-Pprotobuf4", "-pl", "credentialbroker", "-am", "verify"),
@@ -106,13 +110,14 @@ def prove_install(tree: Path, folder: Path) -> None:
     sources.mkdir(parents=True)
     (folder / "pom.xml").write_text(POM, encoding="utf-8")
     (sources / "Try.java").write_text(TRY, encoding="utf-8")
-    # In a repository of its own, so that no later build finds this version in that of the user.
-    repository = f"-Dmaven.repo.local={folder / 'repository'}"
+    # In a repository of its own, so that no later build finds this version in that of the user: begun as a copy of that,
+    # since Maven 3.8 cannot look into two.
+    repository = folder / "repository"
     usual = Path.home() / ".m2" / "repository"
-    tail = f"-Dmaven.repo.local.tail={usual}"
-    maven(repository, tail, "-f", str(tree / PACKAGE / "pom.xml"), "install", "-DskipTests")
-    printed = maven(
-        repository, tail, "compile", "org.codehaus.mojo:exec-maven-plugin:3.6.2:java", "-Dexec.mainClass=Try"
-    )
+    if usual.is_dir():
+        shutil.copytree(usual, repository, ignore=shutil.ignore_patterns("credentialbroker*"))
+    own = f"-Dmaven.repo.local={repository}"
+    maven(own, "-f", str(tree / PACKAGE / "pom.xml"), "install", "-DskipTests")
+    printed = maven(own, "compile", "org.codehaus.mojo:exec-maven-plugin:3.6.2:java", "-Dexec.mainClass=Try")
     if "true DEADLINE_EXCEEDED" not in printed:
         raise subprocess.CalledProcessError(1, "mvn exec:java", printed)
