@@ -29,7 +29,7 @@ def case(name: str, group: str) -> Case:
     return Case(name=name, group=group, behaviour="b.", catches="c", open=None, steps=())
 
 
-CASES = [case("cache-hit", "cache"), case("tasks-refused", "cache")]
+CASES = [case("cache-hit", "cache"), case("cache-members", "cache"), case("tasks-of-an-identity", "cache")]
 
 
 def written(folder: Path, text: str) -> Path:
@@ -81,9 +81,14 @@ def test_groups_are_chosen_by_pattern() -> None:
 @pytest.mark.parametrize(
     ("red", "green", "said"),
     [
-        ({"cache-hit"}, {"tasks-refused"}, ""),
-        (set(), {"cache-hit", "tasks-refused"}, "cache-hit stays green"),
-        ({"cache-hit", "tasks-refused"}, set(), "tasks-refused, which it does not concern, fails too"),
+        ({"cache-hit"}, {"cache-members", "tasks-of-an-identity"}, ""),
+        ({"cache-hit", "cache-members"}, {"tasks-of-an-identity"}, ""),
+        (set(), {"cache-hit", "cache-members", "tasks-of-an-identity"}, "cache-hit stays green"),
+        (
+            {"cache-hit", "cache-members", "tasks-of-an-identity"},
+            set(),
+            "cache-members and tasks-of-an-identity fail too",
+        ),
     ],
 )
 def test_a_defect_counts_when_its_cases_fail_and_others_do_not(
