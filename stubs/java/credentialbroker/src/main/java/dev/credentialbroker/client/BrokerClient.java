@@ -208,7 +208,16 @@ public final class BrokerClient implements AutoCloseable {
    * @throws BrokerException when the broker refuses, or is away and nothing is held
    */
   public BrokerConnection connection(String scope, String thread) {
-    BrokerConnection connection = new BrokerConnection(this, channel, authorization(scope, thread));
+    return connection(AuthorizationRequest.of(scope, thread));
+  }
+
+  /**
+   * The same, with more to say.
+   *
+   * @throws BrokerException when the broker refuses, or is away and nothing that suffices is held
+   */
+  public BrokerConnection connection(AuthorizationRequest request) {
+    BrokerConnection connection = new BrokerConnection(this, channel, authorization(request));
     Entry entry = cache.get(connection.authorization().key());
     if (entry == null) {
       connection.change();
