@@ -87,6 +87,9 @@ func TestAwayIsSaidOnce(t *testing.T) {
 			t.Errorf("%v", p.lastError())
 		}
 		p.failed(refusal) // which comes from a broker that is there
+		if !strings.Contains(log.String(), "the broker is back") {
+			t.Error("a broker that refuses is back")
+		}
 		p.answered()
 		if strings.Count(log.String(), "the broker is back") != 1 {
 			t.Error(log.String())

@@ -676,6 +676,26 @@ func TestConnectionIsRefreshedWithoutAWatch(t *testing.T) {
 	})
 }
 
+func TestWhatTheUserCancelsIsNoErrorOfTheBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			time.Sleep(5 * time.Second)
+			return answer("late", time.Minute), nil
+		}}
+		client, end := broker.start(t)
+		defer end()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if _, err := client.Authorization(ctx, wanted); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		synctest.Wait()
+		if err := client.State().LastError; err != nil {
+			t.Errorf("the last error is %v", err)
+		}
+	})
+}
+
 func TestCloseFailsWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {

@@ -93,8 +93,8 @@ func (t *Transport) authorize(request *http.Request) (*Authorization, error) {
 	})
 }
 
-// with copies a request, with all headers of an authorization. The request itself, from which an http.Client copies
-// headers when it follows a redirect, has none of them.
+// with copies a request, with all headers of an authorization. The request itself belongs to the user, and an
+// http.RoundTripper must not change it.
 func with(authorization *Authorization, request *http.Request, body io.ReadCloser) *http.Request {
 	clone := request.Clone(request.Context())
 	clone.Body = body
