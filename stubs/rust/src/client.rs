@@ -129,7 +129,8 @@ impl Client {
         let target = target(request.target_url);
         match self.core.find(&request, &target) {
             Some(held) => Ok(held),
-            None => self.core.ask(&request, target).await,
+            // Boxed, so that the future of a use that is answered from memory stays small.
+            None => Box::pin(self.core.ask(&request, target)).await,
         }
     }
 
@@ -446,6 +447,9 @@ impl Core {
 
 /// What a target is remembered as: its origin. What has none is for the broker to refuse.
 fn target(url: &str) -> String {
+    if url.is_empty() {
+        return String::new();
+    }
     let origin = url.parse().ok().and_then(|url: Uri| Origin::of(&url));
     origin.map_or_else(|| url.to_owned(), |origin| origin.to_string())
 }
