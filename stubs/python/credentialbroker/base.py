@@ -101,7 +101,7 @@ class BaseClient(Generic[ChannelT]):
 
         For code that must not block, such as a callback; `authorization` serves from the same memory.
         """
-        entry = self._by_key.get((self._identity if identity is None else identity, scope, thread))
+        entry = self._by_key.get((identity or self._identity, scope, thread))
         if entry is None:
             return None
         authorization, until = entry.fresh
@@ -114,16 +114,16 @@ class BaseClient(Generic[ChannelT]):
     def _question(
         self, scope: str, thread: str, identity: str | None, target_url: str | None, min_validity: float
     ) -> Question:
-        return Question(Key(self._identity if identity is None else identity, scope, thread), min_validity, target_url)
+        return Question(Key(identity or self._identity, scope, thread), min_validity, target_url)
 
     def _register_request(self, thread: str, identity: str | None) -> pb2.RegisterTaskRequest:
-        named = self._identity if identity is None else identity
+        named = identity or self._identity
         if thread:
             return pb2.RegisterTaskRequest(thread_id=thread, identity=named)
         return pb2.RegisterTaskRequest(kind=pb2.TASK_KIND_BACKGROUND, identity=named)
 
     def _end_request(self, thread: str, identity: str | None) -> pb2.EndTaskRequest:
-        return pb2.EndTaskRequest(thread_id=thread, identity=self._identity if identity is None else identity)
+        return pb2.EndTaskRequest(thread_id=thread, identity=identity or self._identity)
 
     def _deadline(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else min(timeout, self._timeout)

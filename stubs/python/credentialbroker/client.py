@@ -16,8 +16,15 @@ from credentialbroker.authorization import Authorization, Headers, Key
 from credentialbroker.base import BaseClient
 from credentialbroker.channels import METADATA, Channel, Channels
 from credentialbroker.entries import Asked, Use
-from credentialbroker.errors import BrokerError, ClosedError, Failure, deadline_exceeded, failure_of_call
-from credentialbroker.questions import Question, Report
+from credentialbroker.errors import (
+    BrokerError,
+    ClosedError,
+    Failure,
+    deadline_exceeded,
+    failure_of_call,
+    withdrawn_again_and_again,
+)
+from credentialbroker.questions import ASK_AGAIN, Question, Report
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.v1.credential_broker_pb2_grpc import CredentialBrokerStub
 from credentialbroker.watch import State
@@ -93,7 +100,7 @@ class Client(BaseClient[grpc.Channel]):
             BrokerError: the broker refused, or did not answer in time.
             ClosedError: the client is closed, or was while this waited.
         """
-        entry = self._by_key.get((self._identity if identity is None else identity, scope, thread))
+        entry = self._by_key.get((identity or self._identity, scope, thread))
         if entry is not None and target_url is None and not min_validity:
             authorization, until = entry.fresh
             now = time.monotonic()
@@ -204,7 +211,8 @@ class Client(BaseClient[grpc.Channel]):
     def _ask(self, question: Question | Report, timeout: float | None) -> Authorization:
         seconds = self._deadline(timeout)
         deadline = time.monotonic() + seconds
-        while True:
+        withdrawn = 0
+        while withdrawn <= ASK_AGAIN:
             with self._lock:
                 self._check_open()
                 held, refresh = question.held(self._entries, time.monotonic())
@@ -228,6 +236,8 @@ class Client(BaseClient[grpc.Channel]):
             joined_late = answer is not None and answer.code is grpc.StatusCode.DEADLINE_EXCEEDED and not begins
             if answer is not None and not joined_late:
                 raise BrokerError(answer)
+            withdrawn += answer is None
+        raise BrokerError(withdrawn_again_and_again())
 
     def _wait(
         self, question: Question | Report, flight: _Flight, deadline: float, seconds: float

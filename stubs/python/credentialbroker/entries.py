@@ -20,6 +20,8 @@ from credentialbroker.origins import Origin
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 
 MAX_ORIGINS: Final = 8
+MAX_SUBSCRIPTIONS: Final = 1000
+"""What a stream holds at most."""
 _NEVER: Final = float("-inf")
 _SWEEP_SECONDS: Final = 30.0
 
@@ -51,6 +53,8 @@ class Entry:
         held: the value; None after a withdrawal.
         used: when it was last asked for.
         version: counts what replaced or withdrew the value: an answer to a call that began before is not newer.
+        revoked: counts the withdrawals for anything else than a rejection, which a report outlives.
+        watched: whether it is subscribed.
         refreshing: whether a refresh is under way.
         failures: how many refreshes have failed since the value came.
         retry_at: when a refresh that failed may be tried again.
@@ -64,6 +68,8 @@ class Entry:
     held: Authorization | None = None
     used: float = _NEVER
     version: int = 0
+    revoked: int = 0
+    watched: bool = False
     refreshing: bool = False
     failures: int = 0
     retry_at: float = _NEVER
@@ -80,11 +86,13 @@ class Asked:
         key: what is asked for.
         entry: what was held under it when it was asked.
         version: of the entry then.
+        revoked: of the entry then.
     """
 
     key: Key
     entry: Entry | None
     version: int
+    revoked: int
 
 
 class Entries:
@@ -155,7 +163,7 @@ class Entries:
     def asked(self, key: Key) -> Asked:
         """Remember how things stand before a question is sent."""
         entry = self.by_key.get(key)
-        return Asked(key, entry, entry.version if entry else 0)
+        return Asked(key, entry, entry.version, entry.revoked) if entry else Asked(key, None, 0, 0)
 
     def answered(
         self, asked: Asked, answer: Authorization, now: float, origin: Origin | None = None
@@ -179,9 +187,17 @@ class Entries:
             entry.origins = [*entry.origins, origin][-MAX_ORIGINS:]
         return answer
 
-    def replaced(self, key: Key, answer: Authorization, now: float) -> None:
-        """Keep the answer to a report: whatever was asked before it is older."""
-        self._replace(self.by_key.get(key) or self._add(key, now), answer, now)
+    def replaced(self, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
+        """
+        Keep the answer to a report: whatever was asked for before it is older.
+
+        Returns it, or None where something else than the rejection withdrew the value meanwhile.
+        """
+        entry = self.by_key.get(asked.key)
+        if entry is not None and entry is asked.entry and entry.revoked != asked.revoked:
+            return None
+        self._replace(entry or self._add(asked.key, now), answer, now)
+        return answer
 
     def refused(self, asked: Asked) -> None:
         """Drop what is held: the broker gives it no more. The next use asks, and learns why."""
@@ -202,8 +218,10 @@ class Entries:
     # --- the stream ---------------------------------------------------------------------------------------------------
 
     def subscriptions(self, now: float) -> list[pb2.WatchAuthorizationsRequest]:
-        """Return what a new stream begins with."""
-        return [_subscribe(entry, now) for entry in self.by_key.values()]
+        """Return what a new stream begins with: as many entries as it holds."""
+        for number, entry in enumerate(self.by_key.values()):
+            entry.watched = number < MAX_SUBSCRIPTIONS
+        return [_subscribe(entry, now) for entry in self.by_key.values() if entry.watched]
 
     def named(self, name: str) -> Entry | None:
         """Return the entry of a subscription; None for one that was dropped."""
@@ -216,10 +234,17 @@ class Entries:
         else:
             self._replace(entry, value, now)
 
-    def withdrawn(self, entry: Entry) -> None:
-        """Forget the value at once. The entry stays subscribed, so that the next value comes."""
+    def withdrawn(self, entry: Entry, *, rejected: bool = False) -> None:
+        """
+        Forget the value at once. The entry stays subscribed, so that the next value comes.
+
+        Args:
+            entry: whose value.
+            rejected: whether it is because the backend rejected it, which is mended.
+        """
         entry.held = None
         entry.version += 1
+        entry.revoked += not rejected
         entry.origins = []
         self._freshen(entry)
         self._change(entry, None)
@@ -263,7 +288,7 @@ class Entries:
         entry.held = None
         self._freshen(entry)
         self._change(entry, None)
-        if self._watched:
+        if entry.watched:
             self._announce(pb2.WatchAuthorizationsRequest(unsubscribe=pb2.Unsubscribe(subscription_id=entry.name)))
 
     def clear(self) -> None:
@@ -300,17 +325,18 @@ class Entries:
 
     def _replace(self, entry: Entry, value: Authorization, now: float) -> None:
         new = entry.version == 0
-        if entry.held is not None and entry.held.identity != value.identity:
+        if entry.held is not None and entry.held.connection_tag != value.connection_tag:
             entry.origins = []
         entry.held = value
         entry.version += 1
         entry.refreshing = False
         entry.failures = 0
         entry.retry_at = _NEVER
+        if new and self._watched and sum(one.watched for one in self.by_key.values()) < MAX_SUBSCRIPTIONS:
+            entry.watched = True
+            self._announce(_subscribe(entry, now))
         self._freshen(entry)
         self._change(entry, value.connection_tag)
-        if new and self._watched:
-            self._announce(_subscribe(entry, now))
 
     def _freshen(self, entry: Entry) -> None:
         held = entry.held
@@ -319,7 +345,10 @@ class Entries:
         elif entry.refreshing:
             entry.fresh = held, held.ends_at
         else:
-            entry.fresh = held, min(held.ends_at, max(due_at(held, pushed=self.pushed), entry.retry_at))
+            entry.fresh = (
+                held,
+                min(held.ends_at, max(due_at(held, pushed=self.pushed and entry.watched), entry.retry_at)),
+            )
 
     @staticmethod
     def _change(entry: Entry, connection_tag: str | None) -> None:

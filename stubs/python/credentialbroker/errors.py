@@ -131,6 +131,11 @@ def failure_of_status(status: pb2.ErrorStatus) -> Failure:
     )
 
 
+def withdrawn_again_and_again() -> Failure:
+    """Return the failure of a question whose every answer was withdrawn before it came."""
+    return Failure(code=grpc.StatusCode.ABORTED, message="each answer was withdrawn before it came")
+
+
 def deadline_exceeded(seconds: float) -> Failure:
     """Return the failure of waiting longer than one wanted to."""
     return Failure(code=grpc.StatusCode.DEADLINE_EXCEEDED, message=f"no answer within {seconds:g} s")

@@ -10,6 +10,10 @@ from credentialbroker.origins import Origin, parse_origin
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 
 _UNAUTHORIZED: Final = 401
+_DETAIL_BYTES: Final = 256
+
+ASK_AGAIN: Final = 3
+"""How often a question is asked again whose answer was withdrawn before it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Report:
     Attributes:
         key: what they were asked for.
         revision: of the headers.
-        detail: what the backend said.
+        detail: what the backend said; cut to what the broker takes.
     """
 
     rpc: ClassVar = "ReportRejected"
@@ -98,16 +102,16 @@ class Report:
             thread_id=self.key.thread,
             revision=self.revision,
             http_status=_UNAUTHORIZED,
-            detail=self.detail,
+            detail=self.detail.encode()[:_DETAIL_BYTES].decode(errors="ignore"),
         )
 
     def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
-        """Keep the answer, whatever was held."""
-        entries.replaced(asked.key, answer, now)
-        return answer
+        """Keep the answer. Returns it, or None where more than the rejection withdrew what was held: report again."""
+        return entries.replaced(asked, answer, now)
 
     def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
-        """Drop what is held if the broker refuses."""
+        """Drop what is held, if the broker refuses and it is what was rejected."""
         del now
-        if failure.refused:
+        entry = entries.by_key.get(self.key)
+        if failure.refused and entry is not None and entry.held is not None and entry.held.revision == self.revision:
             entries.refused(asked)

@@ -10,6 +10,8 @@ from credentialbroker.client import Client
 from credentialbroker.errors import BrokerError, ClosedError
 from credentialbroker.origins import check_origin, origin_of_adapter
 
+_MOST_READ: Final = 65_536
+
 
 class BrokerAuth(AuthBase):
     """
@@ -72,13 +74,19 @@ class BrokerAuth(AuthBase):
         body: object = response.request.body
         if not isinstance(body, str | bytes | None):
             return response
-        _ = response.content  # read to the end, so that the connection can be used again
+        # A short answer is read to its end, so that its connection can be used again.
+        if int(response.headers.get("content-length", _MOST_READ + 1)) <= _MOST_READ:
+            _ = response.content
         response.close()
         repeated = response.request.copy()
         repeated.headers.update(better.headers)
         connection: Any = response.connection  # what requests' own digest auth uses too
-        second: requests.Response = connection.send(repeated, **options)
-        _detach(repeated, better)
+        try:
+            second: requests.Response = connection.send(repeated, **options)
+        except requests.RequestException:
+            return response
+        finally:
+            _detach(repeated, better)
         second.history.append(response)
         second.request = repeated
         return second

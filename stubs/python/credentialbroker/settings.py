@@ -87,13 +87,14 @@ class Settings:
         """
         Take each setting from its argument, else from its variable `CREDENTIAL_BROKER_...`, else the default.
 
+        An empty text is as if it were not given.
+
         Raises:
             ValueError: a setting is malformed, or they do not go together.
         """
 
         def setting(value: str | os.PathLike[str] | None, name: str) -> str | None:
-            found = environment.get(f"CREDENTIAL_BROKER_{name}") if value is None else os.fspath(value)
-            return found or None
+            return (os.fspath(value) if value else None) or environment.get(f"CREDENTIAL_BROKER_{name}") or None
 
         def file(value: str | os.PathLike[str] | None, name: str) -> Path | None:
             found = setting(value, name)

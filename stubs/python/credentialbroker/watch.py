@@ -64,14 +64,17 @@ class Health:
         """Note that the broker answered, be it with a refusal."""
         if self._away:
             self._away = False
-            self._unsaid.append("the credential broker is back")
+            self._unsaid.append("the broker is back")
 
     def call_failed(self, failure: Failure, now: float) -> None:
         """Note the failure of a call."""
         if failure.code is grpc.StatusCode.CANCELLED:
             return
-        unreachable = failure.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-        self.failed(failure, now, away=unreachable and not failure.reason_text)
+        # That a deadline passed says nothing: it may be somebody's own, and short.
+        if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED and not failure.reason_text:
+            self.last_failure = failure
+        else:
+            self.failed(failure, now, away=failure.code is grpc.StatusCode.UNAVAILABLE and not failure.reason_text)
 
     def failed(self, failure: Failure, now: float, *, away: bool) -> None:
         """Note a failure, and whether it means that the broker cannot be reached."""
@@ -82,9 +85,7 @@ class Health:
             self._away = True
             held, first = self._entries.held(now)
             ends = "" if first is None else f", the first ends in {first:.0f} s"
-            self._unsaid.append(
-                f"the credential broker is away ({failure.code.name}): {held} authorizations are held{ends}"
-            )
+            self._unsaid.append(f"the broker is away ({failure.code.name}): {held} authorizations are held{ends}")
 
     def state(self, now: float) -> State:
         """Return how the client is."""
@@ -144,11 +145,15 @@ class Watch:
         if entry is None:
             return None
         if message.HasField("withdrawal"):
-            self._entries.withdrawn(entry)
+            rejected = message.withdrawal.reason == pb2.WITHDRAWAL_REASON_CREDENTIAL_REJECTED
+            self._entries.withdrawn(entry, rejected=rejected)
         elif message.HasField("authorization") and newest:
             self._entries.received(entry, Authorization(message.authorization, entry.key, now), now)
         elif message.HasField("error"):
-            self._health.last_failure = failure_of_status(message.error.status)
+            failure = failure_of_status(message.error.status)
+            self._health.last_failure = failure
+            if failure.refused:
+                self._entries.withdrawn(entry)
         return None
 
     def ended(self, failure: Failure | None, now: float) -> float:
@@ -164,11 +169,7 @@ class Watch:
         """
         self._entries.stream_is(up=False)
         if failure is not None:
-            # A stream that lived may have been cut with the broker still there: the next one tells.
-            if self._lives:
-                self._health.last_failure = failure
-            else:
-                self._health.call_failed(failure, now)
+            self._health.failed(failure, now, away=not failure.reason_text)
         return self._wait(failure.retry_delay if failure else None, now)
 
     def _wait(self, retry_delay: float | None, now: float) -> float:

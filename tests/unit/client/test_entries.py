@@ -210,6 +210,43 @@ def test_a_report_replaces_and_one_of_what_was_replaced_costs_nothing() -> None:
     assert report.held(world.entries, 1.0) == (better, False)
 
 
+def test_a_report_does_not_outlive_a_revocation() -> None:
+    """A withdrawal for the rejection itself is mended by the answer; one for anything else is not."""
+    for rejected in (True, False):
+        world = World()
+        world.keep(authorization("r1"))
+        asked = world.entries.asked(KEY)
+        world.entries.withdrawn(world.entries.by_key[KEY], rejected=rejected)
+        answer = Report(KEY, "r1").answered(world.entries, asked, authorization("r2"), 1.0)
+        assert (answer is not None) == rejected
+        assert world.look(1.0) == ("r2" if rejected else None, False)
+
+
+def test_a_refused_report_drops_what_was_rejected_only() -> None:
+    """Another revision that came meanwhile stays."""
+    for held in ("r1", "r2"):
+        world = World()
+        world.keep(authorization(held))
+        Report(KEY, "r1").failed(world.entries, world.entries.asked(KEY), REFUSED, 1.0)
+        assert world.look(1.0)[0] == (None if held == "r1" else "r2")
+
+
+def test_the_detail_of_a_report_is_cut_between_characters() -> None:
+    """To what the broker takes."""
+    assert Report(KEY, "r1", "x" + "é" * 200).request().detail == "x" + "é" * 127
+
+
+def test_more_than_a_stream_holds_is_asked_for() -> None:
+    """The thousand and first entry is not subscribed, and due as without a stream."""
+    world = World(size=2000)
+    world.entries.stream_is(up=True)
+    for number in range(1001):
+        world.keep(authorization(key=Key("", "inference", str(number))))
+    assert (len(world.announced), len(world.entries.subscriptions(0.0))) == (1000, 1000)
+    assert world.look(31.0, Key("", "inference", "999")) == ("r1", False)
+    assert world.look(31.0, Key("", "inference", "1000")) == ("r1", True)
+
+
 def test_waits_double_to_the_most_and_chance_takes_up_to_a_half() -> None:
     """And never shorter than the broker asks."""
     backoff = Backoff(0.2, 10.0)
@@ -246,6 +283,14 @@ def test_each_message_of_the_stream_does_what_it_says() -> None:
     assert health.state(1.0).last_error is not None
 
 
+def test_a_refusal_on_the_stream_drops_the_value() -> None:
+    """Other errors of a subscription leave it."""
+    world, watch, _ = watched()
+    status = pb2.ErrorStatus(code=7, reason=12, message="no")
+    watch.take(pb2.WatchAuthorizationsResponse(subscription_id="1", error=pb2.SubscriptionError(status=status)), 1.0)
+    assert world.look(1.0) == (None, False)
+
+
 def test_an_older_stream_withdraws_but_brings_no_value() -> None:
     """Its successor is the one that is current."""
     world, watch, _ = watched()
@@ -273,9 +318,11 @@ def test_no_end_of_a_stream_is_followed_by_the_next_at_once() -> None:
 
 
 def test_the_broker_is_said_to_be_away_once_and_to_be_back_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A stream that lived and was cut says nothing yet: the next one tells."""
+    """However often the stream fails; that a deadline passed says nothing."""
     _, watch, health = watched()
-    watch.ended(AWAY, 1.0)
+    late = Failure(code=grpc.StatusCode.DEADLINE_EXCEEDED, message="late")
+    health.call_failed(late, 1.0)
+    watch.ended(None, 1.0)
     health.say()
     assert caplog.messages == []
     for now in (2.0, 3.0):
@@ -286,8 +333,8 @@ def test_the_broker_is_said_to_be_away_once_and_to_be_back_once(caplog: pytest.L
     watch.lives(4.0)
     health.say()
     assert caplog.messages == [
-        "the credential broker is away (UNAVAILABLE): 1 authorizations are held, the first ends in 58 s",
-        "the credential broker is back",
+        "the broker is away (UNAVAILABLE): 1 authorizations are held, the first ends in 58 s",
+        "the broker is back",
     ]
 
 
