@@ -40,7 +40,9 @@ _OUTCOMES: Final = {
     for outcome in vars(errors).values()
     if isinstance(outcome, type) and issubclass(outcome, BrokerError) and outcome is not BrokerError
 }
-_FAILURE_WORDS: Final = frozenset({"error", "retry_after", "metadata", "status", "message", "reason_text"})
+_FAILURE_WORDS: Final = frozenset(
+    {"error", "retry_after", "metadata", "status", "message", "reason_text", "domain", "details"}
+)
 _VALUE_WORDS: Final = frozenset(
     {"lifetime", "refresh", "skew", "revision", "tag", "stale", "identity", "kind", "reason"}
 )
@@ -205,10 +207,14 @@ class ScriptedBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         withdrawal: str | int | None = None,
         error: str | None = None,
         unknown: bool = False,
+        stream: int | None = None,
         **answer: Any,
     ) -> int:
         """
         Send an event to everybody who is subscribed to a key: a value unless another kind is named.
+
+        Args:
+            stream: on which of the streams ever opened alone, counted from 0; None for all.
 
         Returns:
             To how many subscriptions.
@@ -226,12 +232,12 @@ class ScriptedBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         else:
             message.authorization.CopyFrom(self._authorization(key, answer))
         sent = 0
-        for stream in self.opened:
-            for subscription in stream.live:
+        for each in self.opened if stream is None else [self.opened[stream]]:
+            for subscription in each.live:
                 if subscription.key == key:
                     addressed = pb2.WatchAuthorizationsResponse(subscription_id=subscription.id)
                     addressed.MergeFrom(message)
-                    stream.send(addressed)
+                    each.send(addressed)
                     sent += 1
         return sent
 
@@ -443,10 +449,14 @@ async def _abort_if_told(context: Any, answer: Answer) -> None:
         code = grpc.StatusCode[answer["status"]]
         message = answer.get("message", "made by the runtime")
         trailing: tuple[tuple[str, bytes], ...] = ()
-        if "reason_text" in answer:
+        if "details" in answer:
+            trailing = ((DETAILS_KEY, answer["details"].encode()),)
+        elif "reason_text" in answer:
             packed = any_pb2.Any()
             info = error_details_pb2.ErrorInfo(
-                reason=answer["reason_text"], domain=ERROR_DOMAIN, metadata=answer.get("metadata", {})
+                reason=answer["reason_text"],
+                domain=answer.get("domain", ERROR_DOMAIN),
+                metadata=answer.get("metadata", {}),
             )
             packed.Pack(info)
             status = status_pb2.Status(code=code.value[0], message=message, details=[packed])
