@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - beside the .proto files, not a package
-"""Rust: messages by prost and services by tonic, through the small program in rust/, which needs no protoc of its own."""
+"""Rust: messages by prost and services by tonic, through the small program in rust/."""
 
 import tempfile
 from pathlib import Path

@@ -14,7 +14,11 @@ BUILT: Final = ".build/polyglot/rust"
 # Shared by all trees, so that dependencies compile once. Cargo tells crates of one name apart by their path; only the
 # program that comes of them is overwritten, which is why it is copied into its tree.
 TARGET: Final = ROOT / ".build" / "rust"
-VARIABLES: Final = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_BUILD_JOBS": "2"}
+VARIABLES: Final = {
+    "CARGO_TARGET_DIR": str(TARGET),
+    "CARGO_BUILD_JOBS": "2",
+    "CARGO_PROFILE_DEV_DEBUG": "line-tables-only",  # also in projects that use the package: one build of dependencies
+}
 FEATURES: Final = ("--features", "tower,server")
 TRY: Final = """
 use std::time::Duration;
