@@ -29,6 +29,7 @@ type entry struct {
 	lookAt  atomic.Int64                  // no use before then begins a refresh
 
 	changed     uint64 // the number of its last change
+	withdrawn   uint64 // the number of its last withdrawal
 	revoked     uint64 // the number of its last withdrawal that no better value follows
 	retry       backoff
 	timer       *time.Timer // sees to an entry that is not used
@@ -92,22 +93,32 @@ func (c *cache) changeCount() uint64 {
 	return c.changes
 }
 
-// keep holds an answer to a question that was asked after change number `since`. What the stream brought in the meantime
-// is newer, and stays.
-func (c *cache) keep(answer *Authorization, a ask, since uint64) {
+// keep holds an answer to a question that was asked after change number `since`, and returns what to give for it. What the
+// stream brought in the meantime is newer: a value stays and is given, and after a withdrawal there is nothing to give, and
+// the question is to be asked again.
+func (c *cache) keep(answer *Authorization, a ask, since uint64) *Authorization {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.find(a.key)
-	if e == nil {
+	switch {
+	case e == nil:
 		if e = c.insert(a.key); e == nil {
-			return
+			return answer
 		}
 		c.set(e, answer)
 		c.kept(e)
-	} else if e.accepts(a, since) {
+	case e.accepts(a, since):
 		c.set(e, answer)
+	default:
+		held := e.held.Load()
+		if a.rejected == "" && (held == nil || a.target != "" && e.withdrawn > since) {
+			return nil
+		}
+		if held != nil && held.lifetime.serves(c.clock.now(), a.minValidity) {
+			answer = held
+		}
 	}
-	if a.target != "" && !e.allows(a.target) {
+	if held := e.held.Load(); a.target != "" && held != nil && held.ConnectionTag == answer.ConnectionTag && !e.allows(a.target) {
 		known := []string{a.target}
 		if before := e.origins.Load(); before != nil {
 			known = append(known, *before...)
@@ -115,6 +126,7 @@ func (c *cache) keep(answer *Authorization, a ask, since uint64) {
 		known = known[:min(len(known), mostOrigins)]
 		e.origins.Store(&known)
 	}
+	return answer
 }
 
 // accepts says whether an answer is newer than what is held. A rejection is followed on the stream by a withdrawal, and
@@ -170,7 +182,9 @@ func (c *cache) set(e *entry, value *Authorization) {
 	e.changed = c.changes
 	e.retry.reset()
 	e.lookAt.Store(int64(value.lifetime.due))
-	e.held.Store(value)
+	if before := e.held.Swap(value); before != nil && before.ConnectionTag != value.ConnectionTag {
+		e.origins.Store(nil) // they were allowed to another credential
+	}
 	for connection := range e.connections {
 		if connection.Authorization().ConnectionTag != value.ConnectionTag {
 			connection.end(errChanged)
@@ -204,7 +218,8 @@ func (c *cache) withdraw(id string, reason pb.WithdrawalReason) {
 		return
 	}
 	c.changes++
-	e.changed = c.changes
+	e.changed, e.withdrawn = c.changes, c.changes
+	e.origins.Store(nil)
 	if reason != pb.WithdrawalReason_WITHDRAWAL_REASON_CREDENTIAL_REJECTED {
 		e.revoked = c.changes
 	}

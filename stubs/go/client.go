@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
@@ -171,21 +172,30 @@ func (c *Client) ReportRejected(ctx context.Context, rejected *Authorization, de
 	})
 }
 
-// fetch makes one call to the broker, and notes what comes of it.
+// mostAgain is how often a question is asked again because a withdrawal overtook its answer.
+const mostAgain = 3
+
+// fetch asks the broker, and notes what comes of it.
 func (c *Client) fetch(ctx context.Context, a ask, call func(context.Context) (*pb.Authorization, error)) (*Authorization, error) {
-	since := c.cache.changeCount()
-	var answer *pb.Authorization
-	err := c.call(ctx, func(ctx context.Context) (err error) {
-		answer, err = call(ctx)
-		return err
-	})
-	if err != nil {
-		c.cache.failed(a, err, since)
-		return nil, err
+	for again := 0; ; again++ {
+		since := c.cache.changeCount()
+		var answer *pb.Authorization
+		err := c.call(ctx, func(ctx context.Context) (err error) {
+			answer, err = call(ctx)
+			return err
+		})
+		if err != nil {
+			c.cache.failed(a, err, since)
+			return nil, err
+		}
+		authorization := newAuthorization(a.key, answer, c.clock, c.clock.now())
+		if given := c.cache.keep(authorization, a, since); given != nil {
+			return given, nil
+		}
+		if again == mostAgain {
+			return nil, errorOf(status.Error(codes.Aborted, "each answer was withdrawn before it came"))
+		}
 	}
-	authorization := newAuthorization(a.key, answer, c.clock, c.clock.now())
-	c.cache.keep(authorization, a, since)
-	return authorization, nil
 }
 
 // call makes one call, within the client's own time.

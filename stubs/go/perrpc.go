@@ -2,8 +2,11 @@ package credentialbroker
 
 import (
 	"context"
+	"errors"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 )
 
 // perRPC attaches an authorization to gRPC calls.
@@ -21,6 +24,9 @@ func (c *Client) PerRPCCredentials(request Request) credentials.PerRPCCredential
 // GetRequestMetadata implements credentials.PerRPCCredentials.
 func (p perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	authorization, err := p.client.Authorization(ctx, p.request.in(ctx))
+	if problem, ok := errors.AsType[*Error](err); ok && !refuses(problem.Code) {
+		return nil, status.Error(codes.Unavailable, problem.Error()) // it may pass, and the call may be tried again
+	}
 	if err != nil {
 		return nil, err
 	}

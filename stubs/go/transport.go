@@ -1,6 +1,7 @@
 package credentialbroker
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -73,11 +74,12 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if !ok {
 		return response, nil
 	}
+	readAhead(response)
 	again, err := t.base.RoundTrip(with(better, request, body))
 	if err != nil {
 		return response, nil
 	}
-	discard(response)
+	_ = response.Body.Close()
 	return again, nil
 }
 
@@ -114,10 +116,16 @@ func bodyAgain(request *http.Request) (io.ReadCloser, bool) {
 	return body, err == nil
 }
 
-// discard gives the connection of an answer back, at the price of reading a little that remains.
-func discard(response *http.Response) {
-	_, _ = io.CopyN(io.Discard, response.Body, 2<<10)
-	_ = response.Body.Close()
+// readAhead reads the rest of an answer, if that is not much, so that its connection is free before the request is sent
+// again. It can still be read should that fail.
+func readAhead(response *http.Response) {
+	rest := response.Body
+	var read bytes.Buffer
+	_, _ = io.CopyN(&read, rest, 64<<10)
+	response.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(&read, rest), rest}
 }
 
 // CloseIdleConnections passes on to the transport below what [http.Client.CloseIdleConnections] asks for.

@@ -20,6 +20,8 @@ const (
 	retryMost  = 10 * time.Second
 	// longLived is how long a stream must have lived for the waits to begin anew.
 	longLived = 5 * time.Second
+	// mostSubscribed is how many subscriptions the broker allows on a stream. Other entries are asked for.
+	mostSubscribed = 1000
 	// settled is how long a stream must have lived to show that the broker is there, where it has nothing to send.
 	settled = time.Second
 )
@@ -152,7 +154,11 @@ func (w *watcher) receive(s *stream, silence *time.Timer) error {
 		case *pb.WatchAuthorizationsResponse_Withdrawal:
 			w.cache.withdraw(id, event.Withdrawal.GetReason())
 		case *pb.WatchAuthorizationsResponse_Error:
-			w.presence.failed(errorOfSubscription(event.Error.GetStatus()))
+			problem := errorOfSubscription(event.Error.GetStatus())
+			w.presence.failed(problem)
+			if refuses(problem.Code) { // which takes the value back, as a withdrawal does
+				w.cache.withdraw(id, pb.WithdrawalReason_WITHDRAWAL_REASON_UNSPECIFIED)
+			}
 		case *pb.WatchAuthorizationsResponse_Closing:
 			select {
 			case s.closing <- event.Closing.GetRetryDelay().AsDuration():
@@ -177,7 +183,7 @@ func (w *watcher) subscribe(e *entry, revision string) {
 	if s == nil {
 		return
 	}
-	if _, done := s.subscribed[e.id]; done {
+	if _, done := s.subscribed[e.id]; done || len(s.subscribed) >= mostSubscribed {
 		return
 	}
 	s.subscribed[e.id] = struct{}{}
