@@ -166,20 +166,21 @@ class Entries:
         return Asked(key, entry, entry.version, entry.revoked) if entry else Asked(key, None, 0, 0)
 
     def answered(
-        self, asked: Asked, answer: Authorization, now: float, origin: Origin | None = None
+        self, asked: Asked, answer: Authorization, now: float, min_validity: float = 0.0, origin: Origin | None = None
     ) -> Authorization | None:
         """
-        Keep an answer.
+        Keep an answer, unless something newer overtook it.
 
         Returns:
             What to give to those who wait for it: the answer, or what came meanwhile on the stream. None where the
             value was withdrawn meanwhile, so that the answer may be the one that was meant: ask again.
         """
         entry = self.by_key.get(asked.key)
-        if entry is not None and entry is asked.entry and entry.version != asked.version:
+        if entry is not None and entry.version != asked.version and (entry is asked.entry or entry.version > 1):
             entry.refreshing = False
             self._freshen(entry)
-            return entry.held if entry.held is not None and now < entry.held.ends_at else None
+            held = entry.held
+            return held if held is not None and held.ends_at > now and held.ends_at - now >= min_validity else None
         if entry is None:
             entry = self._add(asked.key, now)
         self._replace(entry, answer, now)
@@ -187,17 +188,15 @@ class Entries:
             entry.origins = [*entry.origins, origin][-MAX_ORIGINS:]
         return answer
 
-    def replaced(self, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
+    def replaced(self, asked: Asked, answer: Authorization, now: float) -> None:
         """
         Keep the answer to a report: whatever was asked for before it is older.
 
-        Returns it, or None where something else than the rejection withdrew the value meanwhile.
+        But not where something else than the rejection withdrew the value meanwhile: then the next use asks.
         """
         entry = self.by_key.get(asked.key)
-        if entry is not None and entry is asked.entry and entry.revoked != asked.revoked:
-            return None
-        self._replace(entry or self._add(asked.key, now), answer, now)
-        return answer
+        if entry is None or entry is not asked.entry or entry.revoked == asked.revoked:
+            self._replace(entry or self._add(asked.key, now), answer, now)
 
     def refused(self, asked: Asked) -> None:
         """Drop what is held: the broker gives it no more. The next use asks, and learns why."""

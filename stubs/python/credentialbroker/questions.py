@@ -59,7 +59,7 @@ class Question:
 
     def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
         """Keep the answer. Returns what to give, or None where it was withdrawn meanwhile: ask again."""
-        return entries.answered(asked, answer, now, self.origin)
+        return entries.answered(asked, answer, now, self.min_validity, self.origin)
 
     def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
         """Keep or drop what is held, as the failure says."""
@@ -106,8 +106,9 @@ class Report:
         )
 
     def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
-        """Keep the answer. Returns it, or None where more than the rejection withdrew what was held: report again."""
-        return entries.replaced(asked, answer, now)
+        """Keep the answer, if nothing but the rejection withdrew what was held. Returns it in any case."""
+        entries.replaced(asked, answer, now)
+        return answer
 
     def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
         """Drop what is held, if the broker refuses and it is what was rejected."""

@@ -126,6 +126,27 @@ def test_an_answer_that_was_asked_for_before_a_newer_value_came_gives_way_to_it(
     assert world.entries.answered(asked, authorization("r1"), 1.0) is newer
 
 
+def test_an_answer_asked_for_before_there_was_an_entry_is_overtaken_by_a_withdrawal_too() -> None:
+    """Of two first questions, the later answer does not bring back what was withdrawn after the earlier."""
+    world = World()
+    first, second, third = (world.entries.asked(KEY) for _ in range(3))
+    assert world.entries.answered(first, authorization("a"), 1.0) is not None
+    assert world.entries.answered(second, authorization("b"), 1.0) is not None
+    world.entries.withdrawn(world.entries.by_key[KEY])
+    assert world.entries.answered(third, authorization("c"), 2.0) is None
+    assert world.look(2.0) == (None, False)
+
+
+def test_what_overtook_an_answer_is_given_only_if_it_lasts_long_enough() -> None:
+    """Else the broker is asked again."""
+    world = World()
+    world.keep(authorization())
+    asked = world.entries.asked(KEY)
+    world.entries.received(world.entries.by_key[KEY], authorization("r2"), 1.0)
+    question = Question(KEY, min_validity=100.0)
+    assert question.answered(world.entries, asked, authorization("r1", lifetime=200.0), 1.0) is None
+
+
 def test_min_validity_is_not_served_by_what_lasts_shorter() -> None:
     """What lasts long enough is given."""
     world = World()
@@ -217,8 +238,7 @@ def test_a_report_does_not_outlive_a_revocation() -> None:
         world.keep(authorization("r1"))
         asked = world.entries.asked(KEY)
         world.entries.withdrawn(world.entries.by_key[KEY], rejected=rejected)
-        answer = Report(KEY, "r1").answered(world.entries, asked, authorization("r2"), 1.0)
-        assert (answer is not None) == rejected
+        Report(KEY, "r1").answered(world.entries, asked, authorization("r2"), 1.0)
         assert world.look(1.0) == ("r2" if rejected else None, False)
 
 
