@@ -35,6 +35,19 @@ async def test_the_origin_has_headers_verified_and_writes_down_what_came() -> No
         ]
 
 
+async def test_the_origin_ends_a_connection_when_told_and_tells_connections_apart() -> None:
+    """A rejection leaves the connection to the next request; what is cut off is written down without a status."""
+    async with HttpOrigin() as origin, httpx.AsyncClient() as client:
+        assert len((await client.get(f"{origin.url}/reject-always?bytes=1000")).json()["error"]["more"]) == 1000
+        assert (await client.get(f"{origin.url}/reject-then-cut?key=a")).status_code == 401
+        with pytest.raises(httpx.TransportError):
+            await client.get(f"{origin.url}/reject-then-cut?key=a")
+        assert (await client.get(f"{origin.url}/x")).status_code == 200
+    assert [request.status for request in origin.requests] == [401, 401, 0, 200]
+    first, second, cut, after = (request.connection for request in origin.requests)
+    assert first == second == cut != after
+
+
 async def _pieces() -> AsyncIterator[bytes]:
     yield b"one"
     yield b"two"

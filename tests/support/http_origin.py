@@ -5,7 +5,8 @@ An HTTP server on loopback that stands for a backend, and for the place where he
 |---|---|
 | `/verify` | what the emulator says of the same headers: its status and body |
 | `/reject-once?key=K` | 401 to the first request of a key, then as `/verify` |
-| `/reject-always` | 401 |
+| `/reject-always?bytes=0` | 401, with so much more in its body |
+| `/reject-then-cut?key=K` | 401 to the first request of a key, then nothing: the connection is ended |
 | `/redirect?to=URL&status=302` | a redirect |
 | any other, `?status=200` | that status, and what was received: `{"method", "path", "body"}` |
 """
@@ -44,7 +45,8 @@ class ReceivedRequest:
         query: the first value of each name.
         headers: all, names in lower case, in order.
         body: as text.
-        status: what it was answered.
+        status: what it was answered; 0 where it was not.
+        connection: the port that it came from, another one for each connection.
     """
 
     method: str
@@ -53,6 +55,7 @@ class ReceivedRequest:
     headers: list[tuple[str, str]]
     body: str
     status: int
+    connection: int
 
     def values(self, name: str) -> list[str]:
         """Return every value of a header: a header that was added and not replaced has two."""
@@ -94,7 +97,7 @@ class HttpOrigin:
         self._port = listening.getsockname()[1]
         app = Starlette(routes=[Route("/{path:path}", self._take, methods=_METHODS)])
         config = uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=1)
-        server = _Server(config)
+        server = self._server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         self._stack.push_async_callback(_stop, server, serving)
         while not server.started:
@@ -106,6 +109,7 @@ class HttpOrigin:
 
     async def _take(self, request: Request) -> Response:
         body = (await request.body()).decode("utf-8", "replace")
+        assert request.client is not None
         answer = await self._answer(request, body)
         received = ReceivedRequest(
             method=request.method,
@@ -113,19 +117,32 @@ class HttpOrigin:
             query=dict(request.query_params),
             headers=list(request.headers.items()),
             body=body,
-            status=answer.status_code,
+            status=0 if answer is None else answer.status_code,
+            connection=request.client.port,
         )
         self.requests.append(received)
-        return answer
+        return await self._cut(request) if answer is None else answer
 
-    async def _answer(self, request: Request, body: str) -> Response:
+    async def _cut(self, request: Request) -> Response:
+        """End the connection that a request came by; what is returned then goes nowhere."""
+        for connection in self._server.server_state.connections:
+            if connection.client == request.client:
+                connection.transport.abort()
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.005)
+        return Response()
+
+    async def _answer(self, request: Request, body: str) -> Response | None:
+        """Return the answer; None: the connection is to be cut."""
         query = request.query_params
         match request.url.path:
             case "/reject-always":
-                return _rejection()
-            case "/reject-once" if (key := query.get("key", "")) not in self._rejected:
+                return _rejection(int(query.get("bytes", "0")))
+            case "/reject-once" | "/reject-then-cut" if (key := query.get("key", "")) not in self._rejected:
                 self._rejected.add(key)
                 return _rejection()
+            case "/reject-then-cut":
+                return None
             case "/verify" | "/reject-once":
                 return await self._verdict(request)
             case "/redirect":
@@ -152,5 +169,6 @@ async def _stop(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
     await serving
 
 
-def _rejection() -> Response:
-    return JSONResponse({"error": {"code": "rejected"}}, status_code=401, headers={"www-authenticate": "Bearer"})
+def _rejection(more: int = 0) -> Response:
+    said = {"error": {"code": "rejected", "more": "x" * more}}
+    return JSONResponse(said, status_code=401, headers={"www-authenticate": "Bearer"})

@@ -17,7 +17,7 @@ LANES: Final = ("counted", "timed", "own", "scripted")
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _CASE_WORDS: Final = frozenset(
     {"name", "group", "behaviour", "catches", "lane", "adapters", "open", "env", "hosts", "brokers", "start", "steps",
-     "connection_age", "timeout", "supplies", "alone"}
+     "connection_age", "timeout", "supplies", "alone", "without"}
 )  # fmt: skip
 _KINDS: Final = ("do", "join", "world", "expect", "until", "stays", "let", "wait", "for")
 """The words that say what a step is; the first that it has counts, the others are its members."""
@@ -60,6 +60,7 @@ class Case:
     One case, as `tests/polyglot/README.md` explains it.
 
     Attributes:
+        without: the adapters that docs/clients.md excepts from it.
         open: options of the client `main`; None when none is opened.
         alone: whether it asks for a driver's process for itself; `has_own_driver` says whether it has one.
         connection_age: to how many seconds the life of a connection is scaled down; None leaves it.
@@ -73,6 +74,7 @@ class Case:
     catches: str
     lane: str = "counted"
     adapters: str | None = None
+    without: tuple[str, ...] = ()
     open: Mapping[str, Any] | None
     env: Mapping[str, str] | None = None
     hosts: Mapping[str, list[str]] | None = None
@@ -168,8 +170,8 @@ def _case(table: Mapping[str, Any], group: str) -> Case:
         raise CaseError("its name is not words of lower case with dashes between them")
     options = table.get("open", {})
     values = {**table, "steps": tuple(table["steps"]), "open": None if options is False else options}
-    if "brokers" in table:
-        values["brokers"] = tuple(table["brokers"])
+    for word in {"brokers", "without"} & table.keys():
+        values[word] = tuple(table[word])
     case = Case(**{"group": group, **values})
     _check(case)
     return case
@@ -182,6 +184,8 @@ def _check(case: Case) -> None:
         raise CaseError("only a case of the lane own has brokers of its own")
     if case.adapters not in {None, "http", "grpc"}:
         raise CaseError("its adapters are neither http nor grpc")
+    if case.without and case.adapters is None:
+        raise CaseError("it excepts adapters, and is for none")
     words = {step["for"] for step in walk(case.steps) if "for" in step}
     if unknown := case.variables - VARIABLES - words:
         raise CaseError(f"{', '.join(sorted(unknown))}: is no variable")

@@ -19,8 +19,8 @@ from tests.polyglot.suite.driver import Driver, DriverError
 from tests.polyglot.suite.matrix import Matrix, Outcome, Result
 from tests.polyglot.suite.world import Ground, Place, World
 
-AT_ONCE: Final = 8
-"""How many cases of one variant wait side by side."""
+AT_ONCE: Final = 24
+"""How many cases, of all variants, that share brokers and drivers run side by side; they mostly wait."""
 STARTS_AT_ONCE: Final = 3
 """How many cases, of all variants, that start processes run side by side; each costs a second of a core."""
 QUIET_SECONDS: Final = 3.0
@@ -38,6 +38,14 @@ class Variant:
     tree: Path = ROOT
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What keeps all variants together from drowning the machine: of cases that share, and of those that start processes."""
+
+    waits: asyncio.Semaphore
+    starts: asyncio.Semaphore
+
+
 class UnshareMissingError(Exception):
     """A case needs an /etc/hosts of its own, and this machine gives none."""
 
@@ -53,7 +61,7 @@ async def run_all(variants: Sequence[Variant], cases: Sequence[Case], progress: 
     """
     began = time.monotonic()
     matrix = Matrix(cases, [variant.name for variant in variants])
-    starts = asyncio.Semaphore(STARTS_AT_ONCE)
+    bounds = Bounds(asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(STARTS_AT_ONCE))
     folder = Path(tempfile.mkdtemp(prefix="polyglot-"))
 
     def note(result: Result) -> None:
@@ -63,7 +71,7 @@ async def run_all(variants: Sequence[Variant], cases: Sequence[Case], progress: 
     try:
         async with Ground(folder) as ground, asyncio.TaskGroup() as group:
             for variant in variants:
-                lanes = Lanes(variant, folder / variant.name, ground, starts, note, matrix.problems)
+                lanes = Lanes(variant, folder / variant.name, ground, bounds, note, matrix.problems)
                 group.create_task(lanes.run(cases))
     finally:
         processes.end_all()
@@ -80,7 +88,7 @@ class Lanes:
         variant: whose driver.
         folder: for its logs and files.
         ground: of the run.
-        starts: bounds what starts processes, for all variants together.
+        bounds: for all variants together.
         note: takes each result.
         problems: takes what goes wrong beside the cases.
     """
@@ -90,14 +98,14 @@ class Lanes:
         variant: Variant,
         folder: Path,
         ground: Ground,
-        starts: asyncio.Semaphore,
+        bounds: Bounds,
         note: Progress,
         problems: list[str],
     ) -> None:
         self._variant = variant
         self._folder = folder
         self._ground = ground
-        self._starts = starts
+        self._bounds = bounds
         self._note = note
         self._problems = problems
         self._numbers = iter(range(1, 1_000_000))
@@ -126,7 +134,7 @@ class Lanes:
     async def _one_after_the_other(self, cases: Sequence[Case]) -> None:
         if not cases:
             return
-        async with self._starts:
+        async with self._bounds.starts:
             place = await Place(self._ground).__aenter__()
         try:
             shared = _Shared(self)
@@ -140,16 +148,15 @@ class Lanes:
     async def _side_by_side(self, cases: Sequence[Case]) -> None:
         if not cases:
             return
-        places = asyncio.Semaphore(AT_ONCE)
         shared = _Shared(self)
         async with contextlib.AsyncExitStack() as stack:
             place = None
             if any(case.lane == "timed" for case in cases):
-                async with self._starts:
+                async with self._bounds.starts:
                     place = await stack.enter_async_context(Place(self._ground))
 
             async def run(case: Case, adapter: str) -> None:
-                async with places:
+                async with self._bounds.waits:
                     await self._run(case, adapter, None if case.lane == "scripted" else place, shared)
 
             async with asyncio.TaskGroup() as group:
@@ -160,7 +167,7 @@ class Lanes:
 
     async def _on_its_own(self, case: Case) -> None:
         for adapter in self._adapters_of(case):
-            async with self._starts:
+            async with self._bounds.starts:
                 began = time.monotonic()
                 try:
                     place = Place(self._ground, names=case.brokers, up=case.start, connection_age=case.connection_age)
@@ -176,7 +183,11 @@ class Lanes:
         names = self._adapters.get(case.adapters, [])
         if not names:
             self._note(self._result(case, "", Outcome.RED, f"the driver names no {case.adapters} adapters"))
-        return names
+            return []
+        meant = [name for name in names if name not in case.without]
+        if not meant:
+            self._note(self._result(case, "", Outcome.NONE, "docs/clients.md excepts its adapters"))
+        return meant
 
     # --- one case -----------------------------------------------------------------------------------------------------
 
