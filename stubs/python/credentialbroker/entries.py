@@ -23,7 +23,7 @@ MAX_ORIGINS: Final = 8
 MAX_SUBSCRIPTIONS: Final = 1000
 """What a stream holds at most."""
 _NEVER: Final = float("-inf")
-_SWEEP_SECONDS: Final = 30.0
+_SWEEP_SECONDS: Final = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -290,6 +290,18 @@ class Entries:
         if entry.watched:
             self._announce(pb2.WatchAuthorizationsRequest(unsubscribe=pb2.Unsubscribe(subscription_id=entry.name)))
 
+    def sweep(self, now: float) -> None:
+        """Drop what nobody used for long and for which no value comes any more, once in a while."""
+        if now - self._swept < _SWEEP_SECONDS:
+            return
+        self._swept = now
+        for entry in list(self.by_key.values()):
+            due = entry.held is None or now >= due_at(entry.held, pushed=False)
+            # With a stream the next value comes before this one is due, and finds out by itself.
+            coming = entry.held is not None and self.pushed and entry.watched
+            if due and not coming and not entry.connections and now - entry.used > self._idle:
+                self.drop(entry)
+
     def clear(self) -> None:
         """Forget everything, at the end of the client."""
         for entry in list(self.by_key.values()):
@@ -304,23 +316,13 @@ class Entries:
         return (held for entry in list(self.by_key.values()) if (held := entry.held) is not None)
 
     def _add(self, key: Key, now: float) -> Entry:
-        self._sweep(now)
+        self.sweep(now)
         while len(self.by_key) >= self._size:
             idle = [entry for entry in self.by_key.values() if not entry.connections]
             self.drop(min(idle or self.by_key.values(), key=lambda entry: entry.used))
         entry = self.by_key[key] = Entry(key, str(next(self._names)), used=now)
         self._by_name[entry.name] = entry
         return entry
-
-    def _sweep(self, now: float) -> None:
-        # Without a stream nothing comes for an entry that nobody uses, so they are looked for.
-        if now - self._swept < _SWEEP_SECONDS:
-            return
-        self._swept = now
-        for entry in list(self.by_key.values()):
-            over = entry.held is None or now >= entry.held.ends_at
-            if over and not entry.connections and now - entry.used > self._idle:
-                self.drop(entry)
 
     def _replace(self, entry: Entry, value: Authorization, now: float) -> None:
         new = entry.version == 0

@@ -89,6 +89,7 @@ class Health:
 
     def state(self, now: float) -> State:
         """Return how the client is."""
+        self._entries.sweep(now)
         held, first = self._entries.held(now)
         error = None if self.last_failure is None else BrokerError(self.last_failure)
         return State(self._entries.pushed, held, first, error)
@@ -137,6 +138,7 @@ class Watch:
         Returns:
             In how many seconds to open the next stream, where the broker is about to end this one.
         """
+        self._entries.sweep(now)
         if newest:
             self.lives(now)
         if message.HasField("closing"):
