@@ -49,6 +49,9 @@ export class Entry {
 
   /** Takes a value in the place of what was held. */
   hold(authorization: Authorization, lifetime: Lifetime): void {
+    if (this.#held?.authorization.connectionTag !== authorization.connectionTag) {
+      this.#origins.clear();
+    }
     this.#held = { authorization, lifetime, answer: Promise.resolve(authorization) };
     this.notBefore = -Infinity;
     this.backoff.reset();
@@ -62,6 +65,7 @@ export class Entry {
   /** Drops the value: it must not be used any more, nor connections that were authenticated with it. */
   withdraw(): void {
     this.#held = undefined;
+    this.#origins.clear();
     this.epoch += 1;
     for (const connection of this.connections) {
       connection.end("its authorization was withdrawn");

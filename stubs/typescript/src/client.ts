@@ -149,7 +149,7 @@ export class BrokerClient implements Disposable {
    * Tells the broker that the backend answered 401 to these headers, and returns better ones, which take their place.
    * If the client already holds others, they are returned without a call.
    *
-   * @param detail what the backend said, for the broker's audit record, at most 256 bytes. Never a header's value.
+   * @param detail what the backend said, for the broker's audit record; cut to 256 bytes. Never a header's value.
    * @throws BrokerError when there is nothing better. TypeError for an authorization that is not of this client.
    */
   async reportRejected(
@@ -166,7 +166,7 @@ export class BrokerClient implements Disposable {
       return held.authorization;
     }
     const { revision } = authorization;
-    const request = { scope, threadId: thread, revision, httpStatus: 401, detail };
+    const request = { scope, threadId: thread, revision, httpStatus: 401, detail: cut(detail) };
     return this.#authorizations.share(
       `rejected ${revision} ${wordOf(key, NO_WISH)}`,
       this.#limits(options),
@@ -444,8 +444,12 @@ export class BrokerClient implements Disposable {
         }
       },
       withdrawal: (id) => this.#cache.findById(id)?.withdraw(),
-      failed: (error) => {
+      failed: (id, error) => {
         this.#lastError = error;
+        const entry = this.#cache.findById(id);
+        if (entry !== undefined) {
+          this.#dropRefused(entry.key, error);
+        }
       },
       lost: (error) => {
         this.#lastError = error ?? this.#lastError;
@@ -506,6 +510,14 @@ function wordOf({ identity, scope, thread }: Key, wish: Wish): string {
 function originOf(url: string): string {
   const origin = URL.canParse(url) ? new URL(url).origin : "null";
   return origin === "null" ? url : origin;
+}
+
+const LONGEST_DETAIL = 256;
+
+/** Cuts a text to the bytes that the broker takes, between characters. */
+function cut(detail: string): string {
+  const { read } = new TextEncoder().encodeInto(detail, new Uint8Array(LONGEST_DETAIL));
+  return detail.slice(0, read);
 }
 
 function duration(ms: number): { seconds: bigint; nanos: number } {

@@ -26,8 +26,8 @@ export interface WatchOwner {
   authorization(id: string, message: Authorization): void;
   /** What is held must not be used any longer. */
   withdrawal(id: string): void;
-  /** There is no value for now; what is held stays. */
-  failed(error: BrokerError): void;
+  /** There is no value for now. */
+  failed(id: string, error: BrokerError): void;
   /** A stream has ended without being asked to; with the error unless it ended well. Another will be opened. */
   lost(error: BrokerError | undefined): void;
   /** There is a stream to a connected broker. */
@@ -183,6 +183,8 @@ class Stream {
   #isClosing = false;
   #wasSilent = false;
   #isWritable = true;
+  /** Whether another stream does now what this one did: it may still withdraw, and brings no values any more. */
+  #isReplaced = false;
 
   constructor(call: Call, owner: WatchOwner, silenceMs: number, events: StreamEvents) {
     this.openedAt = events.openedAt;
@@ -227,6 +229,7 @@ class Stream {
 
   /** Says that nothing more is asked for: another stream does now what this one did. */
   finish(): void {
+    this.#isReplaced = true;
     if (this.#isWritable) {
       this.#isWritable = false;
       this.#call.end();
@@ -246,14 +249,16 @@ class Stream {
   #receive({ subscriptionId, event }: WatchAuthorizationsResponse): void {
     switch (event?.$case) {
       case "authorization":
-        this.#owner.authorization(subscriptionId, event.value);
+        if (!this.#isReplaced) {
+          this.#owner.authorization(subscriptionId, event.value);
+        }
         break;
       case "withdrawal":
         this.#owner.withdrawal(subscriptionId);
         break;
       case "error":
         if (event.value.status !== undefined) {
-          this.#owner.failed(BrokerError.fromMessage(event.value.status));
+          this.#owner.failed(subscriptionId, BrokerError.fromMessage(event.value.status));
         }
         break;
       case "closing":
