@@ -3,11 +3,10 @@
 import argparse
 import asyncio
 import json
-import signal
 import sys
 from pathlib import Path
 
-from tests.polyglot.suite import builds, cases, lanes, matrix, mutations, toolchains
+from tests.polyglot.suite import builds, cases, lanes, matrix, mutations, processes, toolchains
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,8 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--sample", action="store_true", help="with --mutations: of one language and of two groups, as in make test"
     )
     options = parser.parse_args(arguments)
-    # As Ctrl-C does: what was started must not outlive a run that is told to end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    processes.heed_sigterm()
     try:
         every_case = cases.load()
         names = toolchains.wanted(options.languages)

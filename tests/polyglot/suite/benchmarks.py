@@ -77,6 +77,7 @@ async def run_all(languages: list[Language]) -> bool:
 
 def main() -> int:
     """Measure the languages that are asked for; returns 0 when all are as cheap as they must be."""
+    processes.heed_sigterm()
     languages, missing = toolchains.present(toolchains.wanted())
     well = asyncio.run(run_all(languages))
     for one in missing:

@@ -45,6 +45,7 @@ async def run_all(languages: list[Language]) -> bool:
 
 def main() -> int:
     """Run the examples of the languages that are asked for; returns 0 when all did well."""
+    processes.heed_sigterm()
     languages, missing = toolchains.present(toolchains.wanted())
     well = asyncio.run(run_all(languages))
     for one in missing:

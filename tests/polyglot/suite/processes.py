@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,6 +150,11 @@ def adopt(pid: int) -> None:
 def forget(pid: int) -> None:
     """Leave a process alone that was adopted and has ended: its id may be another's by now."""
     _groups.discard(pid)
+
+
+def heed_sigterm() -> None:
+    """Let SIGTERM end this program as Ctrl-C does: what it started must not outlive it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def end_all() -> None:

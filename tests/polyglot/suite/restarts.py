@@ -148,6 +148,7 @@ async def _told(driver: Driver, command: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     """Run the command line; returns 0 when nothing is wrong."""
+    processes.heed_sigterm()
     parser = argparse.ArgumentParser(prog="python -m tests.polyglot.suite.restarts", description=__doc__)
     parser.add_argument("--runs", type=int, default=100, help="how often the broker is restarted")
     options = parser.parse_args()
