@@ -362,8 +362,7 @@ public final class BrokerClient implements AutoCloseable {
             response -> {
               long now = System.nanoTime();
               Authorization value = Authorization.of(key, answer.apply(response), now);
-              cache.keep(value, begun, origin, now);
-              return value;
+              return cache.keep(value, begun, origin, now);
             },
             MoreExecutors.directExecutor());
     return Futures.catchingAsync(
@@ -526,7 +525,7 @@ public final class BrokerClient implements AutoCloseable {
      * host:port}. Else {@code CREDENTIAL_BROKER_ADDRESS}, else {@code dns:///127.0.0.1:50051}.
      */
     public Builder address(String address) {
-      this.address = Objects.requireNonNull(address);
+      this.address = address.isEmpty() ? this.address : address;
       return this;
     }
 

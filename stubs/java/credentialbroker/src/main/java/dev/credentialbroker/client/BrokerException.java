@@ -67,7 +67,12 @@ public final class BrokerException extends RuntimeException {
     String reason = "";
     Duration delay = null;
     Map<String, String> metadata = Map.of();
-    com.google.rpc.Status details = StatusProto.fromThrowable(thrown);
+    com.google.rpc.Status details = null;
+    try {
+      details = StatusProto.fromThrowable(thrown);
+    } catch (RuntimeException unreadable) {
+      // Details of something in between that are none: the code stands for itself.
+    }
     if (details != null) {
       for (Any detail : details.getDetailsList()) {
         try {

@@ -50,22 +50,25 @@ final class Cache {
    *
    * @param begun when it was asked: what was withdrawn since is not kept
    * @param origin an origin that it was given for, or null
+   * @return what to give: the answer, or what the broker sent by itself meanwhile
    */
-  void keep(Authorization answer, long begun, URI origin, long now) {
+  Authorization keep(Authorization answer, long begun, URI origin, long now) {
     Entry entry;
     boolean added;
     List<Entry> evicted = new ArrayList<>();
     synchronized (this) {
       if (closed) {
-        return;
+        return answer;
       }
       entry = entries.get(answer.key());
       added = entry == null;
       if (added) {
         evicted.addAll(makeRoom());
         entry = new Entry(answer.key(), Long.toString(++ids), now);
+      } else if (entry.wasRenewed(begun)) {
+        return entry.value();
       } else if (entry.wasWithdrawn(answer, begun)) {
-        return;
+        return answer;
       }
       entry.touch(now);
       entry.replace(answer);
@@ -76,6 +79,7 @@ final class Cache {
     if (added) {
       listener.added(entry);
     }
+    return answer;
   }
 
   /** Takes a value that the broker sent by itself, unless nobody uses the entry any more. */
@@ -86,7 +90,7 @@ final class Cache {
     }
     synchronized (this) {
       if (!entry.isDropped()) {
-        entry.replace(next);
+        entry.renew(next, now);
       }
     }
   }

@@ -32,6 +32,7 @@ final class Entry {
   private volatile boolean dropped;
   private String withdrawnRevision = "";
   private long withdrawn;
+  private long renewed;
   private boolean refreshing;
   private volatile long notBefore;
 
@@ -40,6 +41,7 @@ final class Entry {
     this.id = id;
     used = now;
     notBefore = now;
+    renewed = now;
   }
 
   /** Returns what is held; null when that was withdrawn or has ended and was let go. */
@@ -83,7 +85,20 @@ final class Entry {
     return withdrawnRevision.equals(answer.revision()) && withdrawn - begun > 0;
   }
 
+  /** Whether the broker sent a value by itself since {@code begun}, which is newer than an answer. */
+  boolean wasRenewed(long begun) {
+    return renewed - begun > 0 && value != null;
+  }
+
+  void renew(Authorization next, long now) {
+    renewed = now;
+    replace(next);
+  }
+
   void replace(Authorization next) {
+    if (value != null && !value.connectionTag().equals(next.connectionTag())) {
+      origins = List.of();
+    }
     value = next;
     refreshed(next.lifetime().due());
     connections.forEach(each -> each.tagIs(next.connectionTag()));
@@ -106,6 +121,7 @@ final class Entry {
       withdrawn = now;
     }
     value = null;
+    origins = List.of();
     connections.forEach(BrokerConnection::change);
   }
 

@@ -192,6 +192,7 @@ final class Watch {
       long now = System.nanoTime();
       presence.back();
       Entry entry;
+      boolean succeeded;
       synchronized (Watch.this) {
         heard = now;
         if (ended) {
@@ -204,16 +205,26 @@ final class Watch {
           }
           return;
         }
+        succeeded = current != null && current != this;
         entry = entries.get(message.getSubscriptionId());
       }
       if (entry == null) {
         return;
       }
       switch (message.getEventCase()) {
-        case AUTHORIZATION ->
+        case AUTHORIZATION -> {
+          if (!succeeded) {
             cache.renew(entry, Authorization.of(entry.key, message.getAuthorization(), now), now);
+          }
+        }
         case WITHDRAWAL -> cache.withdraw(entry, now);
-        case ERROR -> presence.failed(BrokerException.of(message.getError().getStatus()));
+        case ERROR -> {
+          BrokerException error = BrokerException.of(message.getError().getStatus());
+          presence.failed(error);
+          if (error.refusesWhatIsHeld()) {
+            cache.withdraw(entry, now);
+          }
+        }
         default -> {
           // A heartbeat, or what a newer broker says: that it says something is all there is to it.
         }
