@@ -85,7 +85,9 @@ final class Entry {
     return withdrawnRevision.equals(answer.revision()) && withdrawn - begun > 0;
   }
 
-  /** Whether the broker sent a value by itself since {@code begun}, which is newer than an answer. */
+  /**
+   * Whether the broker sent a value by itself since {@code begun}, which is newer than an answer.
+   */
   boolean wasRenewed(long begun) {
     return renewed - begun > 0 && value != null;
   }
