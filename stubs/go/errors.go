@@ -103,7 +103,7 @@ func errorOfContext(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// unreached says whether an error means that the broker was not reached, rather than that it answered so.
+// unreached says whether an error means that the broker was not reached, rather than that it answered so or was slow.
 func (e *Error) unreached() bool {
-	return e.ReasonText == "" && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded)
+	return e.ReasonText == "" && e.Code == codes.Unavailable
 }

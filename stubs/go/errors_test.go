@@ -51,7 +51,7 @@ func TestReasonOfANewerBroker(t *testing.T) {
 
 func TestErrorOfTheRuntime(t *testing.T) {
 	err := errorOf(status.Error(codes.DeadlineExceeded, "late"))
-	if err.Reason != pb.ErrorReason_ERROR_REASON_UNSPECIFIED || err.ReasonText != "" || !err.unreached() {
+	if err.Reason != pb.ErrorReason_ERROR_REASON_UNSPECIFIED || err.ReasonText != "" || err.unreached() || !errorOf(errUnavailable).unreached() {
 		t.Errorf("%#v", err)
 	}
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {

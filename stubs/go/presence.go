@@ -27,7 +27,7 @@ func (p *presence) failed(err *Error) {
 		count, firstEnd := p.holds()
 		p.logger.Warn("credential broker: the broker is away; what is held is served until it ends",
 			"held", count, "first_ends_in", firstEnd.Round(time.Millisecond), "error", err)
-	} else if !err.unreached() {
+	} else if !err.unreached() && err.ReasonText != "" {
 		p.answered() // a refusal comes from a broker that is there
 	}
 }
