@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
 )
@@ -68,7 +68,7 @@ func TestAwayIsSaidOnce(t *testing.T) {
 		logger: slog.New(slog.NewTextHandler(&log, nil)),
 		holds:  func() (int, time.Duration) { return 3, 20 * time.Second },
 	}
-	refusal := errorOf(status.Error(codes.PermissionDenied, "no"))
+	refusal := errorOf(statusOf(t, codes.PermissionDenied, &errdetails.ErrorInfo{Reason: "NOT_ALLOWED"}))
 	away := errorOf(errUnavailable)
 	for range 2 {
 		log.Reset()
