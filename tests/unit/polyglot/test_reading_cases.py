@@ -44,6 +44,7 @@ def case(*steps: str, head: str = HEAD) -> str:
         (case(USE, head=f"{HEAD}line = 3\n"), "line: is no word"),
         (case(USE, head=f'{HEAD}lane = "fast"\n'), "no lane fast"),
         (case(USE, head=f'{HEAD}adapters = "soap"\n'), "neither http nor grpc"),
+        (case(USE, head=f'{HEAD}without = ["httpx"]\n'), "is for none"),
         (case(USE, head=f"{HEAD}connection_age = 3\n"), "lane own"),
         (case("{ expect = \"calls('X') == 1\" }", head=f'{HEAD}lane = "timed"\n'), "use grants or ledger"),
         (case("{ expect = \"received('X') == []\" }"), "only the scripted broker"),
