@@ -72,6 +72,20 @@ async def test_a_runtime_s_own_error_has_no_reason(scripted: ScriptedBroker, cal
     assert (await ask(callers)).revision
 
 
+async def test_details_can_be_a_stranger_s_or_none_at_all(scripted: ScriptedBroker, callers: Stub) -> None:
+    """What a proxy sends in the place of the broker's details is sent as it is told."""
+    scripted.script([
+        {"status": "ABORTED", "reason_text": "NOT_ALLOWED", "domain": "proxy.test"},
+        {"status": "ABORTED", "details": "not a status"},
+    ])  # fmt: skip
+    for expected in (b"proxy.test", b"not a status"):
+        with pytest.raises(grpc.aio.AioRpcError) as foreign:
+            await ask(callers)
+        details = dict(foreign.value.trailing_metadata() or ())["grpc-status-details-bin"]
+        assert expected in details
+        assert b"credentialbroker" not in details
+
+
 async def test_what_was_cancelled_is_known(scripted: ScriptedBroker, callers: Stub) -> None:
     """A call that its caller gave up ends so."""
     scripted.script([{"hang": True}])
@@ -100,6 +114,21 @@ async def test_streams_carry_what_is_pushed(scripted: ScriptedBroker, callers: S
     (stream,) = scripted.opened
     await eventually(lambda: stream.ended is not None)
     assert (stream.seconds, [one.scope for one in stream.subscribed], scripted.streams) == (None, ["inference"], 0)
+
+
+async def test_one_stream_of_two_can_be_told(scripted: ScriptedBroker, callers: Stub) -> None:
+    """What is pushed on one stream does not reach the other."""
+    scripted.script_streams([{"heartbeat": 0, "values": False}])
+    async with watching(callers) as first:
+        await first.subscribe("s1")
+        await eventually(lambda: scripted.subscriptions == 1)
+        async with watching(callers) as second:
+            await second.subscribe("s1")
+            await eventually(lambda: scripted.subscriptions == 2)
+            assert scripted.push(thread="t1", stream=1, revision="second") == 1
+            assert scripted.push(thread="t1", revision="both") == 2
+            assert (await first.value("s1")).revision == "both"
+            assert [(await second.value("s1")).revision for _ in range(2)] == ["second", "both"]
 
 
 async def test_a_value_that_is_held_is_not_sent_again(scripted: ScriptedBroker, callers: Stub) -> None:
