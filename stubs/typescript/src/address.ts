@@ -1,3 +1,5 @@
+import { isIPv4 } from "node:net";
+
 /** Where a broker listens, as it was asked for and as gRPC names it. */
 export interface Address {
   /** What gRPC is given. */
@@ -9,7 +11,6 @@ export interface Address {
 }
 
 const HOST_AND_PORT = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/;
-const LOOPBACK = /^(?:localhost|127(?:\.\d{1,3}){3}|::1)$/i;
 
 /**
  * Reads an address: `unix:///absolute/path`, `dns:///host:port` or `host:port`.
@@ -28,5 +29,10 @@ export function parseAddress(text: string): Address {
       `the broker's address must be unix:///absolute/path, dns:///host:port or host:port, not ${JSON.stringify(text)}`,
     );
   }
-  return { target: `dns:///${match[0]}`, host, local: LOOPBACK.test(host) };
+  return { target: `dns:///${match[0]}`, host, local: isLoopback(host) };
+}
+
+/** What only looks like an address is a name, which may be found anywhere: 127.999.1.1, 127.0.0.010, 127.1. */
+function isLoopback(host: string): boolean {
+  return host.toLowerCase() === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }

@@ -20,6 +20,10 @@ test("addresses are taken in their forms, and told whether they can leave the ma
     ["[2001:db8::1]:1", "dns:///[2001:db8::1]:1", "2001:db8::1", false],
     ["localhost.evil.test:1", "dns:///localhost.evil.test:1", "localhost.evil.test", false],
     ["127.0.0.1.evil.test:1", "dns:///127.0.0.1.evil.test:1", "127.0.0.1.evil.test", false],
+    ["127.999.1.1:1", "dns:///127.999.1.1:1", "127.999.1.1", false],
+    ["127.0.0.010:1", "dns:///127.0.0.010:1", "127.0.0.010", false],
+    ["127.1:1", "dns:///127.1:1", "127.1", false],
+    ["broker_a:1", "dns:///broker_a:1", "broker_a", false],
   ];
   for (const [text, target, host, local] of cases) {
     assert.deepEqual(parseAddress(text), { target, host, local });
