@@ -68,7 +68,7 @@ func TestAwayIsSaidOnce(t *testing.T) {
 		logger: slog.New(slog.NewTextHandler(&log, nil)),
 		holds:  func() (int, time.Duration) { return 3, 20 * time.Second },
 	}
-	refusal := errorOf(statusOf(t, codes.PermissionDenied, &errdetails.ErrorInfo{Reason: "NOT_ALLOWED"}))
+	refusal := errorOf(statusOf(t, codes.PermissionDenied, &errdetails.ErrorInfo{Reason: "NOT_ALLOWED", Domain: "credentialbroker.v1"}))
 	away := errorOf(errUnavailable)
 	for range 2 {
 		log.Reset()

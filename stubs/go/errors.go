@@ -15,7 +15,10 @@ import (
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
 )
 
-const reasonPrefix = "ERROR_REASON_" // of the enum's values; what is sent goes without
+const (
+	reasonPrefix = "ERROR_REASON_" // of the enum's values; what is sent goes without
+	reasonDomain = "credentialbroker.v1"
+)
 
 // ErrClosed is the error of every use of a client that was closed, and of what still waited then.
 var ErrClosed = errors.New("credential broker: the client is closed")
@@ -72,6 +75,9 @@ func errorOfStatus(from *status.Status) *Error {
 	for _, detail := range from.Details() {
 		switch detail := detail.(type) {
 		case *errdetails.ErrorInfo:
+			if detail.GetDomain() != reasonDomain {
+				continue // of something that stands before the broker
+			}
 			e.ReasonText = detail.GetReason()
 			e.Reason = pb.ErrorReason(pb.ErrorReason_value[reasonPrefix+detail.GetReason()])
 			e.Metadata = maps.Clone(detail.GetMetadata())

@@ -43,8 +43,15 @@ func TestErrorOfTheBroker(t *testing.T) {
 }
 
 func TestReasonOfANewerBroker(t *testing.T) {
-	err := errorOf(statusOf(t, codes.FailedPrecondition, &errdetails.ErrorInfo{Reason: "FROM_THE_FUTURE"}))
+	err := errorOf(statusOf(t, codes.FailedPrecondition, &errdetails.ErrorInfo{Reason: "FROM_THE_FUTURE", Domain: "credentialbroker.v1"}))
 	if err.Reason != pb.ErrorReason_ERROR_REASON_UNSPECIFIED || err.ReasonText != "FROM_THE_FUTURE" || err.Code != codes.FailedPrecondition {
+		t.Errorf("%#v", err)
+	}
+}
+
+func TestReasonOfWhatStandsBeforeTheBroker(t *testing.T) {
+	err := errorOf(statusOf(t, codes.Unavailable, &errdetails.ErrorInfo{Reason: "STORE_DOWN", Domain: "proxy.example", Metadata: map[string]string{"a": "b"}}))
+	if err.Reason != pb.ErrorReason_ERROR_REASON_UNSPECIFIED || err.ReasonText != "" || err.Metadata != nil || !err.unreached() {
 		t.Errorf("%#v", err)
 	}
 }
