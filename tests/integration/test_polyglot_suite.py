@@ -101,7 +101,7 @@ async def test_a_driver_that_does_not_end(tmp_path: Path) -> None:
         ((USE % 'first", fails = "TASK_ENDED', ASKED), "must fail with TASK_ENDED, and answered"),
         ((USE % 'first", background = true, more = "', ASKED), "the case does not join first"),
         (
-            (UNKNOWN % 'save = "e"', "{ expect = \"failed(e) and calls('X') == e.revision\" }"),
+            (UNKNOWN % 'save = "e"', "{ expect = \"calls('X') == e.revision\" }"),
             "e.revision: e is an error",
         ),
         ((USE % "first", "{ until = \"calls('X') == 1\", seconds = 0.2 }"), "within 0.2 s not so: calls('X') == 1"),
@@ -186,3 +186,35 @@ async def test_a_broker_that_is_scripted(tmp_path: Path) -> None:
     )
     matrix = await run(tmp_path, *steps, head='lane = "scripted"\n')
     assert [(one.outcome, one.text) for one in matrix.results] == [(Outcome.GREEN, "")]
+
+
+async def try_again(folder: Path, fault: str) -> Matrix:
+    """Run a case with a fake driver that is wrong, then once more with one that has another fault."""
+    matrix = await run(folder, *HIT, fault="forget")
+    command = Command(words=(sys.executable, "-m", "tests.support.fake_driver", fault))
+    seen: list[object] = []
+    await lanes.second_tries([lanes.Variant("fake", command)], matrix, seen.append)
+    assert len(matrix.results) == 1
+    assert seen in ([], matrix.results)
+    return matrix
+
+
+async def test_what_was_red_for_once_is_green_and_told(tmp_path: Path) -> None:
+    """Alone it is green: so is the run, which says what went wrong at first."""
+    matrix = await try_again(tmp_path, "")
+    assert matrix.is_green
+    assert "green at the second try: one, fake; at the first:\nstep 3: not so" in matrix.as_text()
+    assert "1 runs, 1 tried again" in matrix.as_text()
+
+
+async def test_what_is_red_twice_is_red(tmp_path: Path) -> None:
+    """A client that is wrong stays red."""
+    assert not (await try_again(tmp_path, "forget")).is_green
+
+
+async def test_nothing_is_tried_again_where_much_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is not the work of a busy machine."""
+    monkeypatch.setattr(lanes, "MOST_SECOND_TRIES", 0)
+    matrix = await try_again(tmp_path, "")
+    assert not matrix.is_green
+    assert matrix.results[0].first_try == ""

@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=["text", "json"], default="text")
     parser.add_argument("--write", action="store_true", help="write docs/conformance.md")
     parser.add_argument("--check-page", action="store_true", help="fail when docs/conformance.md is not current")
+    parser.add_argument("--once", action="store_true", help="do not try again, alone, what was red")
     parser.add_argument("--list", action="store_true", help="list the cases and run none")
     parser.add_argument("--mutations", action="store_true", help="put each defect of mutations/ into the clients")
     parser.add_argument("--groups", metavar="PATTERNS", help="with --mutations: of which groups, apart by commas")
@@ -80,7 +81,13 @@ def _run(
         of = f" ({result.adapter})" if result.adapter else ""
         print(f"{result.outcome:8}{result.variant:12}{result.case}{of} {result.seconds:.1f} s", file=sys.stderr)
 
-    done = asyncio.run(lanes.run_all(variants, chosen, progress))
+    async def run() -> matrix.Matrix:
+        done = await lanes.run_all(variants, chosen, progress)
+        if not options.once:
+            await lanes.second_tries(variants, done, progress)
+        return done
+
+    done = asyncio.run(run())
     done.problems += problems
     if toolchains.in_ci():
         done.problems += [f"{one.name}: {one.reason}" for one in missing]

@@ -39,6 +39,7 @@ class Result:
     Attributes:
         text: why it is not green.
         seconds: how long it took.
+        first_try: why it was red before it was tried again; empty where it was not.
     """
 
     case: str
@@ -47,6 +48,7 @@ class Result:
     outcome: Outcome
     text: str = ""
     seconds: float = 0.0
+    first_try: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """All fields under their own names."""
@@ -95,6 +97,7 @@ class Matrix:
             "green": self.count(Outcome.GREEN),
             "red": self.count(Outcome.RED),
             "skipped": self.count(Outcome.SKIPPED),
+            "second_tries": sum(bool(one.first_try) for one in self.results),
             "problems": self.problems,
             "skipped_languages": self.skipped_languages,
             "results": [one.as_json() for one in self.results],
@@ -129,9 +132,16 @@ class Matrix:
             if one.outcome in {Outcome.RED, Outcome.SKIPPED}:
                 of = f" ({one.adapter})" if one.adapter else ""
                 lines.append(f"\n{_SIGNS[one.outcome]} {one.case}{of}, {one.variant}, {one.seconds:.1f} s\n{one.text}")
+        for one in self.results:
+            if one.first_try and one.outcome is Outcome.GREEN:
+                of = f" ({one.adapter})" if one.adapter else ""
+                lines.append(
+                    f"\ngreen at the second try: {one.case}{of}, {one.variant}; at the first:\n{one.first_try}"
+                )
         lines += [f"skipped: {name}: {reason}" for name, reason in self.skipped_languages.items()]
         lines += [f"problem: {problem}" for problem in self.problems]
-        lines.append(f"{len(self.cases)} cases, {len(self.results)} runs, {self.seconds:.1f} s")
+        again = sum(bool(one.first_try) for one in self.results)
+        lines.append(f"{len(self.cases)} cases, {len(self.results)} runs, {again} tried again, {self.seconds:.1f} s")
         return "\n".join(lines)
 
 
