@@ -101,7 +101,7 @@ async def test_a_driver_that_does_not_end(tmp_path: Path) -> None:
         ((USE % 'first", fails = "TASK_ENDED', ASKED), "must fail with TASK_ENDED, and answered"),
         ((USE % 'first", background = true, more = "', ASKED), "the case does not join first"),
         (
-            (UNKNOWN % 'save = "e"', "{ expect = \"calls('X') == e.revision\" }"),
+            (UNKNOWN % 'save = "e"', "{ expect = \"error(e) and calls('X') == e.revision\" }"),
             "e.revision: e is an error",
         ),
         ((USE % "first", "{ until = \"calls('X') == 1\", seconds = 0.2 }"), "within 0.2 s not so: calls('X') == 1"),
