@@ -28,8 +28,10 @@ export class Entry {
   lastUsed: number;
   /** Open connections that were authenticated with what is held here. */
   readonly connections = new Set<Connection>();
-  /** Counts what the broker said of its own accord: answers that were asked for before that are outdated. */
-  epoch = 0;
+  /** Counts what came in the place of older answers: what the stream brings or withdraws, and what reports bring. */
+  changes = 0;
+  /** Counts withdrawals for another reason than a rejection. */
+  revocations = 0;
   /** Before when a background refresh is not tried again, on the clock. */
   notBefore = -Infinity;
   readonly backoff = new Backoff();
@@ -62,11 +64,16 @@ export class Entry {
     }
   }
 
-  /** Drops the value: it must not be used any more, nor connections that were authenticated with it. */
-  withdraw(): void {
+  /**
+   * Drops the value: it must not be used any more, nor connections that were authenticated with it.
+   *
+   * @param isRejection whether because the backend rejected it, which the answer to a report mends.
+   */
+  withdraw(isRejection = false): void {
     this.#held = undefined;
     this.#origins.clear();
-    this.epoch += 1;
+    this.changes += 1;
+    this.revocations += isRejection ? 0 : 1;
     for (const connection of this.connections) {
       connection.end("its authorization was withdrawn");
     }
@@ -90,6 +97,14 @@ export class Entry {
   isIdle(now: number, idleMs: number): boolean {
     return this.connections.size === 0 && now - this.lastUsed >= idleMs;
   }
+}
+
+/** How things stood with a key when the broker was asked. */
+export interface Asked {
+  readonly key: Key;
+  readonly entry: Entry | undefined;
+  readonly changes: number;
+  readonly revocations: number;
 }
 
 /** The entries of a client, at most so many. */
@@ -145,9 +160,22 @@ export class Cache {
     }
   }
 
-  /** Whether an entry is still here. */
-  has(entry: Entry): boolean {
-    return this.#byId.has(entry.id);
+  /** Notes how things stand, before the broker is asked. */
+  asking(key: Key): Asked {
+    const entry = this.find(key.identity, key.scope, key.thread);
+    return { key, entry, changes: entry?.changes ?? 0, revocations: entry?.revocations ?? 0 };
+  }
+
+  /** Whether something newer than the answer came meanwhile, or the entry went. */
+  isOvertaken({ key, entry, changes }: Asked): boolean {
+    const now = this.find(key.identity, key.scope, key.thread);
+    return (now?.changes ?? 0) !== changes || (entry !== undefined && now !== entry);
+  }
+
+  /** Whether the value was withdrawn meanwhile for another reason than a rejection, or the entry went. */
+  isRevoked({ key, entry, revocations }: Asked): boolean {
+    const now = this.find(key.identity, key.scope, key.thread);
+    return (now?.revocations ?? 0) !== revocations || (entry !== undefined && now !== entry);
   }
 
   /** The values that have not ended. */

@@ -1,7 +1,7 @@
 import type { CallCredentials, ChannelCredentials } from "@grpc/grpc-js";
 
 import { Authorization } from "./authorization.js";
-import { Cache, type Entry, type Key } from "./cache.js";
+import { Cache, type Asked, type Entry, type Held, type Key } from "./cache.js";
 import { Channel, type Send } from "./channel.js";
 import { Connection } from "./connection.js";
 import { BrokerError, ClosedError } from "./errors.js";
@@ -67,8 +67,8 @@ export interface ClientState {
 }
 
 const NO_OPTIONS: AuthorizationOptions = Object.freeze({});
-/** How often an answer may be overtaken by a withdrawal before it is given, unkept, all the same. */
-const MOST_OVERTAKEN = 3;
+/** How often the broker is asked again because a withdrawal overtook its answer. */
+const MOST_AGAIN = 3;
 
 /**
  * A client of the credential broker: hands out authorization headers from memory, and keeps them current.
@@ -160,32 +160,31 @@ export class BrokerClient implements Disposable {
     if (key === undefined) {
       throw new TypeError("the authorization was not made by this client");
     }
-    const { identity, scope, thread } = key;
-    const held = this.#cache.find(identity, scope, thread)?.held;
-    if (held && held.lifetime.expireAt > this.#clock() && held.authorization.revision !== authorization.revision) {
+    const { scope, thread } = key;
+    const { revision } = authorization;
+    const held = this.#live(key);
+    if (held && held.authorization.revision !== revision) {
       return held.authorization;
     }
-    const { revision } = authorization;
     const request = { scope, threadId: thread, revision, httpStatus: 401, detail: cut(detail) };
     return this.#authorizations.share(
       `rejected ${revision} ${wordOf(key, NO_WISH)}`,
       this.#limits(options),
       async (timeoutMs, signal) => {
+        const asked = this.#cache.asking(key);
         try {
           const answer = await this.#call<ReportRejectedResponse>(
             (stub, ...rest) => stub.reportRejected(request, ...rest),
             timeoutMs,
             signal,
           );
-          const made = this.#make(key, answer.authorization);
-          this.#hold(key, made);
-          const entry = this.#find(key);
-          if (entry !== undefined) {
-            entry.epoch += 1; // what was asked for before may be what was rejected
-          }
-          return made.authorization;
+          return this.#keepBetter(asked, revision, this.#make(key, answer.authorization));
         } catch (error) {
-          this.#dropRefused(key, error);
+          const entry = this.#find(key);
+          // INVALID_ARGUMENT is about the report, not about what is held
+          if (entry?.held?.authorization.revision === revision && refuses(error) && error.code !== "INVALID_ARGUMENT") {
+            this.#cache.drop(entry);
+          }
           throw error;
         }
       },
@@ -348,32 +347,27 @@ export class BrokerClient implements Disposable {
     };
     return async (timeoutMs, signal) => {
       const endsAt = this.#clock() + timeoutMs;
-      try {
-        for (let overtaken = 0; ; overtaken += 1) {
-          const epoch = this.#find(key)?.epoch ?? 0;
+      for (let again = 0; again <= MOST_AGAIN; again += 1) {
+        const asked = this.#cache.asking(key);
+        try {
           const { authorization: message } = await this.#call<GetAuthorizationResponse>(
             (stub, ...rest) => stub.getAuthorization(request, ...rest),
             endsAt - this.#clock(),
             signal,
           );
-          const made = this.#make(key, message);
-          if ((this.#find(key)?.epoch ?? 0) <= epoch) {
-            this.#hold(key, made);
-            if (targetUrl !== "") {
-              this.#find(key)?.addOrigin(originOf(targetUrl));
-            }
-            return made.authorization;
+          const given = this.#keep(asked, this.#make(key, message), wish);
+          if (given !== undefined) {
+            return given;
           }
-          if (overtaken === MOST_OVERTAKEN) {
-            return made.authorization;
-          } // else it may be what was withdrawn while it was on its way
+        } catch (error) {
+          const isWish = targetUrl !== "" || minValidityMs !== undefined; // whose refusal says nothing of what is held
+          if (!isWish && asked.entry !== undefined && refuses(error) && !this.#cache.isOvertaken(asked)) {
+            this.#cache.drop(asked.entry);
+          }
+          throw error;
         }
-      } catch (error) {
-        if (targetUrl === "" && minValidityMs === undefined) {
-          this.#dropRefused(key, error); // the refusal of a wish says nothing of what is held
-        }
-        throw error;
       }
+      throw new BrokerError("ABORTED", "each answer was withdrawn before it came");
     };
   }
 
@@ -395,7 +389,7 @@ export class BrokerClient implements Disposable {
   }
 
   /** Makes what users get of an answer that has just come. */
-  #make(key: Key, message: Message | undefined): { authorization: Authorization; lifetime: Lifetime } {
+  #make(key: Key, message: Message | undefined): Made {
     if (message === undefined) {
       throw new BrokerError("INTERNAL", "the broker's answer holds no authorization");
     }
@@ -405,8 +399,54 @@ export class BrokerClient implements Disposable {
     return { authorization, lifetime };
   }
 
+  /**
+   * Keeps an answer, unless something newer came meanwhile.
+   *
+   * @returns What to give: the answer, or what came meanwhile if it does as well. Undefined if the broker must be asked
+   *   again: the answer may be what was withdrawn while it was on its way.
+   */
+  #keep(asked: Asked, made: Made, { targetUrl, minValidityMs = 0 }: Wish): Authorization | undefined {
+    const { key } = asked;
+    let given: Authorization | undefined = made.authorization;
+    if (this.#cache.isOvertaken(asked)) {
+      given = this.#live(key, minValidityMs)?.authorization;
+      if (targetUrl !== "" && given?.connectionTag !== made.authorization.connectionTag) {
+        return undefined; // what the broker said of the target, it said of another identity
+      }
+    } else {
+      this.#hold(key, made);
+    }
+    if (targetUrl !== "") {
+      this.#find(key)?.addOrigin(originOf(targetUrl));
+    }
+    return given;
+  }
+
+  /** Keeps the answer to a report, unless something better came meanwhile or it was withdrawn; returns what to give. */
+  #keepBetter(asked: Asked, rejected: string, made: Made): Authorization {
+    const held = this.#live(asked.key)?.authorization;
+    if (held !== undefined && held.revision !== rejected) {
+      return held;
+    }
+    if (!this.#cache.isRevoked(asked)) {
+      this.#hold(asked.key, made);
+      const entry = this.#find(asked.key);
+      if (entry !== undefined) {
+        entry.changes += 1; // what was asked for before may be what was rejected
+      }
+    }
+    return made.authorization;
+  }
+
+  /** Returns what is held of a key, if it has not ended and lasts so long. */
+  #live(key: Key, minValidityMs = 0): Held | undefined {
+    const held = this.#find(key)?.held;
+    const left = held === undefined ? 0 : held.lifetime.expireAt - this.#clock();
+    return left > 0 && left >= minValidityMs ? held : undefined;
+  }
+
   /** Keeps an answer, and watches what is new. */
-  #hold(key: Key, { authorization, lifetime }: { authorization: Authorization; lifetime: Lifetime }): void {
+  #hold(key: Key, { authorization, lifetime }: Made): void {
     if (this.#isClosed) {
       return;
     }
@@ -415,14 +455,6 @@ export class BrokerClient implements Disposable {
     entry.hold(authorization, lifetime);
     if (known === undefined) {
       this.#watch?.subscribe(entry);
-    }
-  }
-
-  /** Drops what is held when the broker says that it would not give it any more. */
-  #dropRefused(key: Key, error: unknown): void {
-    const entry = this.#find(key);
-    if (entry !== undefined && error instanceof BrokerError && isRefusal(error.code)) {
-      this.#cache.drop(entry);
     }
   }
 
@@ -441,14 +473,15 @@ export class BrokerClient implements Disposable {
         } else if (entry !== undefined) {
           const { authorization, lifetime } = this.#make(entry.key, message);
           entry.hold(authorization, lifetime);
+          entry.changes += 1;
         }
       },
-      withdrawal: (id) => this.#cache.findById(id)?.withdraw(),
+      withdrawal: (id, isRejection) => this.#cache.findById(id)?.withdraw(isRejection),
       failed: (id, error) => {
         this.#lastError = error;
         const entry = this.#cache.findById(id);
-        if (entry !== undefined) {
-          this.#dropRefused(entry.key, error);
+        if (entry !== undefined && refuses(error)) {
+          this.#cache.drop(entry);
         }
       },
       lost: (error) => {
@@ -493,6 +526,12 @@ export class BrokerClient implements Disposable {
   }
 }
 
+/** An answer that has just come. */
+interface Made {
+  readonly authorization: Authorization;
+  readonly lifetime: Lifetime;
+}
+
 /** What is asked for beyond the key. */
 interface Wish {
   readonly targetUrl: string;
@@ -500,6 +539,11 @@ interface Wish {
 }
 
 const NO_WISH: Wish = { targetUrl: "", minValidityMs: undefined };
+
+/** Whether the broker says that it would not give any more what is held. */
+function refuses(error: unknown): error is BrokerError {
+  return error instanceof BrokerError && isRefusal(error.code);
+}
 
 /** Names a call, so that those who ask the same share it. */
 function wordOf({ identity, scope, thread }: Key, wish: Wish): string {

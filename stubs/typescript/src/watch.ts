@@ -2,10 +2,11 @@ import type { ClientDuplexStream } from "@grpc/grpc-js";
 
 import type { Channel } from "./channel.js";
 import { BrokerError } from "./errors.js";
-import type {
-  Authorization,
-  WatchAuthorizationsRequest,
-  WatchAuthorizationsResponse,
+import {
+  WithdrawalReason,
+  type Authorization,
+  type WatchAuthorizationsRequest,
+  type WatchAuthorizationsResponse,
 } from "./generated/credentialbroker/v1/credential_broker.js";
 import { Backoff, type Clock } from "./lifetimes.js";
 import { durationMs } from "./status-details.js";
@@ -24,8 +25,8 @@ export interface WatchOwner {
   knownRevision(id: string): string;
   /** A value, in the place of what is held. */
   authorization(id: string, message: Authorization): void;
-  /** What is held must not be used any longer. */
-  withdrawal(id: string): void;
+  /** What is held must not be used any longer; with whether the backend's rejection is the reason. */
+  withdrawal(id: string, isRejection: boolean): void;
   /** There is no value for now. */
   failed(id: string, error: BrokerError): void;
   /** A stream has ended without being asked to; with the error unless it ended well. Another will be opened. */
@@ -254,7 +255,7 @@ class Stream {
         }
         break;
       case "withdrawal":
-        this.#owner.withdrawal(subscriptionId);
+        this.#owner.withdrawal(subscriptionId, event.value.reason === WithdrawalReason.CREDENTIAL_REJECTED);
         break;
       case "error":
         if (event.value.status !== undefined) {
