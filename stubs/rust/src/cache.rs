@@ -81,10 +81,15 @@ pub(crate) struct Entry {
     replacing: Mutex<()>,
     used: AtomicU64,
     origins: RwLock<Vec<String>>,
-    withdrawals: AtomicU64,
+    /// The numbers of its last change, of its last withdrawal, and of its last one that no better value follows.
+    changed: AtomicU64,
+    withdrawn: AtomicU64,
+    revoked: AtomicU64,
+    /// Whether a stream keeps it fresh, when one is up.
+    pub(crate) is_watched: AtomicBool,
     connections: AtomicUsize,
     /// Counts how often connections made with the value had to go.
-    pub(crate) breaks: watch::Sender<u64>,
+    breaks: watch::Sender<u64>,
     refresh: Mutex<Backoff>,
     /// When the next background refresh may begin; `RUNNING` while one does.
     refresh_from: AtomicU64,
@@ -98,38 +103,50 @@ impl Entry {
         self.value.load_full().map(Authorization)
     }
 
-    /// Replaces the value.
-    pub(crate) fn replace(&self, value: Authorization) {
-        let _replacing = lock(&self.replacing);
-        self.put(value);
+    fn usable(&self, target: &str, least: Duration, now: Instant) -> Option<Authorization> {
+        let value = match &*self.value.load() {
+            Some(value) if value.lifetime.lasts(now, least) => Authorization(Arc::clone(value)),
+            _ => return None,
+        };
+        (target.is_empty() || read(&self.origins).iter().any(|origin| origin == target)).then_some(value)
     }
 
-    fn put(&self, value: Authorization) {
+    /// Replaces the value; `replacing` is held.
+    fn put(&self, value: Authorization, change: u64) {
         let tag = value.connection_tag().to_owned();
         let before = self.value.swap(Some(value.0)).map(Authorization);
         if before.is_some_and(|before| before.connection_tag() != tag) {
+            // They were allowed to another credential.
+            write(&self.origins).clear();
             self.breaks.send_modify(|breaks| *breaks += 1);
         }
+        self.changed.store(change, Ordering::Relaxed);
         lock(&self.refresh).reset();
         self.refresh_from.store(0, Ordering::Relaxed);
     }
 
-    /// Drops the value, and the connections made with it.
-    pub(crate) fn withdraw(&self) {
+    /// Drops the value, the origins that were allowed for it, and the connections made with it.
+    fn drop_value(&self) {
         let _replacing = lock(&self.replacing);
-        self.withdrawals.fetch_add(1, Ordering::Relaxed);
+        self.forget();
+    }
+
+    /// As `drop_value`; `replacing` is held.
+    fn forget(&self) {
         self.value.store(None);
+        write(&self.origins).clear();
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
-    /// Counts a connection that was made with `value`, unless that is no longer held.
-    pub(crate) fn connect(&self, value: &Authorization) -> Option<watch::Receiver<u64>> {
-        let _replacing = lock(&self.replacing);
-        let held = self.value().is_some_and(|held| held.connection_tag() == value.connection_tag());
-        held.then(|| {
-            self.connections.fetch_add(1, Ordering::Relaxed);
-            self.breaks.subscribe()
-        })
+    /// Remembers an origin that the broker allowed.
+    fn allow(&self, target: &str) {
+        let mut origins = write(&self.origins);
+        if !target.is_empty() && !origins.iter().any(|origin| origin == target) {
+            if origins.len() == ORIGINS {
+                origins.remove(0);
+            }
+            origins.push(target.to_owned());
+        }
     }
 
     fn is_connected(&self) -> bool {
@@ -154,6 +171,18 @@ pub(crate) enum Found {
     Due(Authorization, Arc<Entry>),
 }
 
+/// A question to the broker, of which the answer is to be kept.
+pub(crate) struct Question<'a> {
+    /// The origin that it named, or nothing.
+    pub(crate) target: &'a str,
+    /// How long the answer must last.
+    pub(crate) least: Duration,
+    /// The revision that was rejected, where the question is a report.
+    pub(crate) rejected: Option<&'a str>,
+    /// How many changes there were when it was asked.
+    pub(crate) since: u64,
+}
+
 /// All entries of a client.
 pub(crate) struct Cache {
     entries: ArcSwap<HashSet<ByKey>>,
@@ -163,9 +192,13 @@ pub(crate) struct Cache {
     idle: Duration,
     began: Instant,
     closed: AtomicBool,
+    /// How many values were put and withdrawn so far; each change has its number.
+    changed: AtomicU64,
+    /// The number of the last withdrawal of an entry that is gone.
+    gone: AtomicU64,
     changes: mpsc::UnboundedSender<Change>,
     /// Says that the time of the next sweep may have changed.
-    pub(crate) stored: Notify,
+    pub(crate) stored: Arc<Notify>,
 }
 
 impl Cache {
@@ -178,8 +211,10 @@ impl Cache {
             idle,
             began: Instant::now(),
             closed: AtomicBool::new(false),
+            changed: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
             changes,
-            stored: Notify::new(),
+            stored: Arc::default(),
         };
         (cache, receiver)
     }
@@ -197,17 +232,17 @@ impl Cache {
         let entries = self.entries.load();
         let Some(ByKey(entry)) = entries.get(&key) else { return Found::Nothing };
         entry.used.store(self.nanos(now), Ordering::Relaxed);
-        let value = match &*entry.value.load() {
-            Some(value) if value.lifetime.lasts(now, least) => Authorization(Arc::clone(value)),
-            _ => return Found::Nothing,
-        };
-        if !target.is_empty() && !read(&entry.origins).iter().any(|origin| origin == target) {
-            return Found::Nothing;
-        }
+        let Some(value) = entry.usable(target, least, now) else { return Found::Nothing };
+        let watched = watched && entry.is_watched.load(Ordering::Relaxed);
         if now >= value.lifetime().due(watched) && self.begin_refresh(entry, now) {
             return Found::Due(value, Arc::clone(entry));
         }
         Found::Value(value)
+    }
+
+    /// As `find`, beside a use: it counts as none, and begins nothing.
+    pub(crate) fn peek(&self, key: KeyRef<'_>, target: &str, least: Duration, now: Instant) -> Option<Authorization> {
+        self.entry(key)?.usable(target, least, now)
     }
 
     /// Returns a value of another revision than the given one's, if that is what is held.
@@ -216,46 +251,73 @@ impl Cache {
         (held.revision() != value.revision() && held.lifetime().lasts(now, Duration::ZERO)).then_some(held)
     }
 
+    /// Counts a connection that was made with `value`, unless that is no longer held.
+    pub(crate) fn connect(&self, value: &Authorization) -> Option<(Connected, watch::Receiver<u64>)> {
+        let entry = self.entry(value.key().borrowed())?;
+        let replacing = lock(&entry.replacing);
+        let held = entry.value().is_some_and(|held| held.connection_tag() == value.connection_tag());
+        let breaks = held.then(|| {
+            entry.connections.fetch_add(1, Ordering::Relaxed);
+            entry.breaks.subscribe()
+        })?;
+        drop(replacing);
+        Some((Connected { entry, stored: Arc::clone(&self.stored) }, breaks))
+    }
+
     pub(crate) fn entry(&self, key: KeyRef<'_>) -> Option<Arc<Entry>> {
         self.entries.load().get(&key).map(|ByKey(entry)| Arc::clone(entry))
     }
 
-    /// How often the value under this key was withdrawn so far.
-    pub(crate) fn withdrawals(&self, key: KeyRef<'_>) -> u64 {
-        self.entry(key).map_or(0, |entry| entry.withdrawals.load(Ordering::Relaxed))
+    /// How many changes there were so far, for a question that is about to be asked.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changed.load(Ordering::Relaxed)
     }
 
-    /// Keeps a value, with the origin that it was asked for. Returns whether it may be used: not when a withdrawal came
-    /// since `withdrawals` were counted, for then the broker may have decided on it before.
-    pub(crate) fn store(&self, value: &Authorization, target: &str, withdrawals: Option<u64>, now: Instant) -> bool {
+    /// Numbers a change.
+    fn next_change(&self) -> u64 {
+        self.changed.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Keeps an answer. Returns what may be used: where the stream brought a newer value meanwhile, that; after a
+    /// withdrawal nothing, for the broker may have answered before it, and is to be asked again.
+    pub(crate) fn store(&self, value: &Authorization, asked: &Question<'_>, now: Instant) -> Option<Authorization> {
         let mut subscriptions = lock(&self.changing);
         if self.closed.load(Ordering::Relaxed) {
-            return true;
+            return Some(value.clone());
         }
-        let found = self.entry(value.key().borrowed());
-        let entry = if let Some(entry) = &found {
-            let _replacing = lock(&entry.replacing);
-            if withdrawals.is_some_and(|seen| seen != entry.withdrawals.load(Ordering::Relaxed)) {
-                return false;
+        let Some(entry) = self.entry(value.key().borrowed()) else {
+            if self.gone.load(Ordering::Relaxed) > asked.since {
+                return None;
             }
-            entry.put(value.clone());
-            entry
-        } else {
             *subscriptions += 1;
-            &self.add(value.clone(), *subscriptions, now)
+            let entry = self.add(value.clone(), *subscriptions, now);
+            entry.allow(asked.target);
+            self.stored.notify_one();
+            return Some(value.clone());
         };
-        if !target.is_empty() {
-            let mut origins = entry.origins.write().unwrap_or_else(PoisonError::into_inner);
-            if !origins.iter().any(|origin| origin == target) {
-                if origins.len() == ORIGINS {
-                    origins.remove(0);
-                }
-                origins.push(target.to_owned());
-            }
+        let _replacing = lock(&entry.replacing);
+        // The rejection itself withdraws what was rejected.
+        let taken = if asked.rejected.is_some() { &entry.revoked } else { &entry.withdrawn };
+        if taken.load(Ordering::Relaxed) > asked.since {
+            return None;
         }
-        drop(subscriptions);
+        let newer = entry.value().filter(|held| {
+            entry.changed.load(Ordering::Relaxed) > asked.since
+                && held.lifetime().lasts(now, Duration::ZERO)
+                && asked.rejected.is_none_or(|rejected| held.revision() != rejected)
+        });
+        if let Some(held) = newer {
+            if held.connection_tag() != value.connection_tag() && !asked.target.is_empty() {
+                // The broker allowed the origin to another credential.
+                return None;
+            }
+            entry.allow(asked.target);
+            return Some(if held.lifetime().lasts(now, asked.least) { held } else { value.clone() });
+        }
+        entry.put(value.clone(), self.next_change());
+        entry.allow(asked.target);
         self.stored.notify_one();
-        true
+        Some(value.clone())
     }
 
     /// Makes an entry; the least recently used one goes where there are too many. Entries with connections go last.
@@ -267,7 +329,10 @@ impl Cache {
             replacing: Mutex::default(),
             used: AtomicU64::new(self.nanos(now)),
             origins: RwLock::default(),
-            withdrawals: AtomicU64::new(0),
+            changed: AtomicU64::new(self.next_change()),
+            withdrawn: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            is_watched: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             breaks: watch::Sender::new(0),
             refresh: Mutex::new(Backoff::of_stream()),
@@ -287,9 +352,25 @@ impl Cache {
     }
 
     /// Drops an entry, if it is still there.
-    pub(crate) fn remove(&self, entry: &Arc<Entry>) {
+    fn remove(&self, entry: &Arc<Entry>) {
         let _changing = lock(&self.changing);
         self.remove_all(std::slice::from_ref(entry));
+    }
+
+    /// The broker refused a question of which the answer would be kept here: the entry goes, unless something newer came
+    /// meanwhile, or it holds another revision than the one that was rejected.
+    pub(crate) fn refuse(&self, key: KeyRef<'_>, question: &Question<'_>) {
+        let _changing = lock(&self.changing);
+        let Some(entry) = self.entry(key) else { return };
+        let goes = match question.rejected {
+            Some(rejected) => entry.value().is_some_and(|held| held.revision() == rejected),
+            // What was withdrawn stays subscribed: the broker sends a value when there is one again.
+            None => entry.value().is_some() && entry.changed.load(Ordering::Relaxed) <= question.since,
+        };
+        if goes {
+            entry.withdrawn.store(self.next_change(), Ordering::Relaxed);
+            self.remove_all(std::slice::from_ref(&entry));
+        }
     }
 
     fn remove_all(&self, gone: &[Arc<Entry>]) {
@@ -306,7 +387,8 @@ impl Cache {
 
     /// Nothing will be heard of the entry any more.
     fn gone(&self, entry: &Entry) {
-        entry.withdraw();
+        entry.drop_value();
+        self.gone.fetch_max(entry.withdrawn.load(Ordering::Relaxed), Ordering::Relaxed);
         let _ = self.changes.send(Change::Removed(entry.subscription));
     }
 
@@ -315,9 +397,26 @@ impl Cache {
         if now >= self.idle_from(entry) && !entry.is_connected() {
             self.remove(entry);
         } else {
-            entry.replace(value);
+            let replacing = lock(&entry.replacing);
+            entry.put(value, self.next_change());
+            drop(replacing);
             self.stored.notify_one();
         }
+    }
+
+    /// Drops the value of an entry, which stays subscribed: another may follow. `follows`: a better one does, for what
+    /// was rejected.
+    pub(crate) fn withdraw(&self, entry: &Entry, follows: bool) {
+        let replacing = lock(&entry.replacing);
+        let change = self.next_change();
+        entry.changed.store(change, Ordering::Relaxed);
+        entry.withdrawn.store(change, Ordering::Relaxed);
+        if !follows {
+            entry.revoked.store(change, Ordering::Relaxed);
+        }
+        entry.forget();
+        drop(replacing);
+        self.stored.notify_one();
     }
 
     fn idle_from(&self, entry: &Entry) -> Instant {
@@ -333,7 +432,7 @@ impl Cache {
             let lifetime = entry.value.load().as_ref().map(|value| value.lifetime);
             let at = if entry.is_connected() {
                 let Some(lifetime) = lifetime else { continue };
-                let at = lifetime.due(watched);
+                let at = lifetime.due(watched && entry.is_watched.load(Ordering::Relaxed));
                 if now < at {
                     at
                 } else {
@@ -343,7 +442,7 @@ impl Cache {
                     now + Duration::from_secs(1)
                 }
             } else {
-                let at = lifetime.map_or(now, |lifetime| lifetime.refresh()).max(self.idle_from(entry));
+                let at = lifetime.map_or(now, |value| value.refresh()).max(self.idle_from(entry));
                 if at <= now {
                     idle.push(Arc::clone(entry));
                     continue;
@@ -365,6 +464,11 @@ impl Cache {
             && entry.refresh_from.compare_exchange(from, RUNNING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// A background refresh was answered, though perhaps not kept: another may begin.
+    pub(crate) fn refreshed(&self, entry: &Entry) {
+        let _ = entry.refresh_from.compare_exchange(RUNNING, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// A background refresh failed in a way that may pass: the next one begins after a wait, `least` at least.
     pub(crate) fn refresh_failed(&self, entry: &Entry, least: Option<Duration>, now: Instant) {
         let wait = lock(&entry.refresh).next(fastrand::f64()).max(least.unwrap_or_default());
@@ -384,17 +488,22 @@ impl Cache {
         let _changing = lock(&self.changing);
         self.closed.store(true, Ordering::Relaxed);
         for ByKey(entry) in self.entries.swap(Arc::default()).iter() {
-            entry.withdraw();
+            entry.drop_value();
         }
     }
 }
 
 /// One connection that was made with a value; dropped with it.
-pub(crate) struct Connected(pub(crate) Arc<Entry>);
+pub(crate) struct Connected {
+    entry: Arc<Entry>,
+    stored: Arc<Notify>,
+}
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.entry.connections.fetch_sub(1, Ordering::Relaxed);
+        // From now on the entry may be idle.
+        self.stored.notify_one();
     }
 }
 
@@ -405,6 +514,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn read<T>(guarded: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     guarded.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(guarded: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    guarded.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -438,8 +551,16 @@ mod tests {
         Cache::new(capacity, 300 * SECOND)
     }
 
+    const PLAIN: Question<'_> = Question { target: "", least: Duration::ZERO, rejected: None, since: 0 };
+
+    /// Answers a question that was asked after so many changes; returns the revision that may be used.
+    fn answer(cache: &Cache, value: &Authorization, asked: &Question<'_>, since: u64) -> Option<String> {
+        let given = cache.store(value, &Question { since, ..*asked }, Instant::now())?;
+        Some(given.revision().to_owned())
+    }
+
     fn put(cache: &Cache, value: &Authorization) -> Arc<Entry> {
-        assert!(cache.store(value, "", None, Instant::now()));
+        answer(cache, value, &PLAIN, cache.changes()).unwrap();
         cache.entry(value.key().borrowed()).unwrap()
     }
 
@@ -472,6 +593,7 @@ mod tests {
         assert_eq!(used(&cache, "t", "", 60 * SECOND, false), "");
         assert_eq!(use_it(&cache, "other"), "");
         advance(30 * SECOND).await;
+        cache.entry(key("t")).unwrap().is_watched.store(true, Ordering::Relaxed);
         assert_eq!(used(&cache, "t", "", Duration::ZERO, true), "a");
         assert_eq!(use_it(&cache, "t"), "a*");
         assert_eq!(use_it(&cache, "t"), "a", "one refresh at a time");
@@ -512,8 +634,7 @@ mod tests {
         put(&cache, &value("d", "d", ""));
         assert_eq!(["a", "b", "c", "d"].map(|thread| use_it(&cache, thread)), ["a", "", "c", "d"]);
         advance(SECOND).await;
-        let connected = put(&cache, &value("a", "a", ""));
-        let breaks = connected.connect(&value("a", "a", "")).unwrap();
+        let (_connected, breaks) = cache.connect(&value("a", "a", "")).unwrap();
         advance(SECOND).await;
         use_it(&cache, "c");
         use_it(&cache, "d");
@@ -530,7 +651,8 @@ mod tests {
         let idle = put(&cache, &value("idle", "a", ""));
         let used = put(&cache, &value("used", "a", ""));
         let connected = put(&cache, &value("connected", "a", ""));
-        let _breaks = connected.connect(&value("connected", "a", "")).unwrap();
+        let (connection, _breaks) = cache.connect(&value("connected", "a", "")).unwrap();
+        connected.is_watched.store(true, Ordering::Relaxed);
         assert_eq!(cache.sweep(began, true).0, Some(began + 40 * SECOND));
         advance(40 * SECOND).await;
         use_it(&cache, "used");
@@ -544,7 +666,7 @@ mod tests {
         advance(5 * SECOND).await;
         let (_, due) = cache.sweep(Instant::now(), true);
         assert!(due.len() == 1 && Arc::ptr_eq(&due[0], &connected), "a connection keeps its value fresh");
-        drop(Connected(connected));
+        drop(connection);
         advance(300 * SECOND).await;
         assert_eq!(cache.sweep(Instant::now(), true).0, None);
         assert_eq!(cache.held(Instant::now()), (0, None));
@@ -564,28 +686,137 @@ mod tests {
     async fn a_connection_breaks_with_its_tag_and_with_a_withdrawal() {
         let (cache, _changes) = cache(9);
         let entry = put(&cache, &value("t", "a", "one"));
-        let breaks = entry.connect(&value("t", "a", "one")).unwrap();
-        entry.replace(value("t", "b", "one"));
+        let (_connected, breaks) = cache.connect(&value("t", "a", "one")).unwrap();
+        cache.take(&entry, value("t", "b", "one"), Instant::now());
         assert_eq!(*breaks.borrow(), 0);
-        entry.replace(value("t", "c", "two"));
+        cache.take(&entry, value("t", "c", "two"), Instant::now());
         assert_eq!(*breaks.borrow(), 1);
-        assert!(entry.connect(&value("t", "a", "one")).is_none(), "made with what is no longer held");
-        entry.withdraw();
+        assert!(cache.connect(&value("t", "a", "one")).is_none(), "made with what is no longer held");
+        cache.withdraw(&entry, false);
         assert_eq!(*breaks.borrow(), 2);
-        entry.replace(value("t", "c", "two"));
+        cache.take(&entry, value("t", "c", "two"), Instant::now());
         assert_eq!((*breaks.borrow(), use_it(&cache, "t").as_str()), (2, "c"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_a_withdrawal_overtook_is_not_kept() {
         let (cache, _changes) = cache(9);
+        let before = cache.changes();
         let entry = put(&cache, &value("t", "a", ""));
-        let seen = cache.withdrawals(key("t"));
-        entry.withdraw();
-        assert!(!cache.store(&value("t", "b", ""), "", Some(seen), Instant::now()));
+        let seen = cache.changes();
+        cache.withdraw(&entry, true);
+        for since in [before, seen] {
+            assert_eq!(answer(&cache, &value("t", "b", ""), &PLAIN, since), None);
+        }
         assert_eq!(use_it(&cache, "t"), "");
-        assert!(cache.store(&value("t", "b", ""), "", Some(cache.withdrawals(key("t"))), Instant::now()));
+        // Also when the entry itself has gone since.
+        advance(300 * SECOND).await;
+        cache.sweep(Instant::now(), true);
+        assert!(cache.entry(key("t")).is_none());
+        assert_eq!(answer(&cache, &value("t", "b", ""), &PLAIN, seen), None);
+        assert_eq!(answer(&cache, &value("t", "b", ""), &PLAIN, cache.changes()).as_deref(), Some("b"));
         assert_eq!(use_it(&cache, "t"), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_to_a_report_outlives_the_withdrawal_of_what_was_rejected_and_no_other() {
+        let report = Question { rejected: Some("a"), ..PLAIN };
+        for (follows, kept) in [(true, Some("b")), (false, None)] {
+            let (cache, _changes) = cache(9);
+            let entry = put(&cache, &value("t", "a", ""));
+            let seen = cache.changes();
+            cache.withdraw(&entry, follows);
+            assert_eq!(answer(&cache, &value("t", "b", ""), &report, seen).as_deref(), kept);
+            assert_eq!(use_it(&cache, "t"), kept.unwrap_or_default());
+        }
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", ""));
+        let seen = cache.changes();
+        cache.take(&entry, value("t", "c", ""), Instant::now());
+        assert_eq!(answer(&cache, &value("t", "b", ""), &report, seen).as_deref(), Some("c"), "what came is newer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_answer_does_not_replace_what_the_stream_brought() {
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", ""));
+        let seen = cache.changes();
+        cache.take(&entry, value("t", "pushed", ""), Instant::now());
+        assert_eq!(answer(&cache, &value("t", "b", ""), &PLAIN, seen).as_deref(), Some("pushed"));
+        // What is held is too short for this one, which has the answer for itself.
+        let long = Question { least: 60 * SECOND, ..PLAIN };
+        assert_eq!(answer(&cache, &value("t", "b", ""), &long, seen).as_deref(), Some("b"));
+        assert_eq!(use_it(&cache, "t"), "pushed");
+        advance(60 * SECOND).await;
+        assert_eq!(answer(&cache, &value("t", "b", ""), &PLAIN, seen).as_deref(), Some("b"));
+        assert_eq!(use_it(&cache, "t"), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_drops_what_it_is_about() {
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", ""));
+        let question = Question { since: cache.changes(), ..PLAIN };
+        cache.take(&entry, value("t", "b", ""), Instant::now());
+        cache.refuse(key("t"), &question);
+        cache.refuse(key("t"), &Question { rejected: Some("a"), ..PLAIN });
+        assert_eq!(use_it(&cache, "t"), "b", "something newer came");
+        cache.withdraw(&entry, true);
+        cache.refuse(key("t"), &Question { rejected: Some("b"), ..PLAIN });
+        cache.refuse(key("t"), &Question { since: cache.changes(), ..PLAIN });
+        assert!(cache.entry(key("t")).is_some(), "the next value is still to come");
+        cache.take(&entry, value("t", "c", ""), Instant::now());
+        cache.refuse(key("t"), &Question { rejected: Some("c"), ..PLAIN });
+        assert!(cache.entry(key("t")).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn origins_go_with_a_withdrawal_and_with_another_tag() {
+        let (cache, _changes) = cache(9);
+        let origin = "https://a:443";
+        let asked = Question { target: origin, ..PLAIN };
+        let named = || used(&cache, "t", origin, Duration::ZERO, false);
+        answer(&cache, &value("t", "a", "one"), &asked, cache.changes());
+        let entry = cache.entry(key("t")).unwrap();
+        cache.take(&entry, value("t", "b", "one"), Instant::now());
+        assert_eq!(named(), "b");
+        let seen = cache.changes();
+        cache.take(&entry, value("t", "c", "two"), Instant::now());
+        assert_eq!(named(), "");
+        // An answer for the credential of before allows nothing to this one.
+        assert_eq!(answer(&cache, &value("t", "b", "one"), &asked, seen), None);
+        assert_eq!(named(), "");
+        answer(&cache, &value("t", "d", "two"), &asked, cache.changes());
+        assert_eq!(named(), "d");
+        cache.withdraw(&entry, false);
+        cache.take(&entry, value("t", "d", "two"), Instant::now());
+        assert_eq!(named(), "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_withdrawn_goes_when_it_is_idle_and_has_no_connection() {
+        let (cache, mut receiver) = Cache::new(9, 5 * SECOND);
+        let entry = put(&cache, &value("t", "a", ""));
+        let (connected, _breaks) = cache.connect(&value("t", "a", "")).unwrap();
+        cache.withdraw(&entry, false);
+        cache.stored.notified().await;
+        assert_eq!(cache.sweep(Instant::now(), true).0, None);
+        drop(connected);
+        cache.stored.notified().await;
+        assert_eq!(cache.sweep(Instant::now(), true).0, Some(Instant::now() + 5 * SECOND));
+        advance(5 * SECOND).await;
+        cache.sweep(Instant::now(), true);
+        assert_eq!(changes(&mut receiver), ["+t", "-1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refresh_whose_answer_was_not_kept_is_followed_by_another() {
+        let (cache, _changes) = cache(9);
+        let entry = put(&cache, &value("t", "a", ""));
+        advance(30 * SECOND).await;
+        assert_eq!(use_it(&cache, "t"), "a*");
+        cache.refreshed(&entry);
+        assert_eq!(use_it(&cache, "t"), "a*");
     }
 
     #[tokio::test(start_paused = true)]
@@ -595,7 +826,8 @@ mod tests {
         let named = |origin: usize| used(&cache, "t", &format!("https://{origin}:443"), Duration::ZERO, false);
         assert_eq!(named(0), "");
         for origin in 0..9 {
-            cache.store(&value("t", "a", ""), &format!("https://{origin}:443"), None, Instant::now());
+            let target = format!("https://{origin}:443");
+            answer(&cache, &value("t", "a", ""), &Question { target: &target, ..PLAIN }, cache.changes());
         }
         assert_eq!((named(0), named(1), named(8)), (String::new(), "a".to_owned(), "a".to_owned()));
     }
@@ -603,11 +835,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_closed_cache_keeps_nothing() {
         let (cache, _changes) = cache(9);
-        let entry = put(&cache, &value("t", "a", ""));
-        let breaks = entry.connect(&value("t", "a", "")).unwrap();
+        put(&cache, &value("t", "a", ""));
+        let (_connected, breaks) = cache.connect(&value("t", "a", "")).unwrap();
         cache.close();
         assert_eq!(*breaks.borrow(), 1);
-        cache.store(&value("t", "b", ""), "", None, Instant::now());
+        answer(&cache, &value("t", "b", ""), &PLAIN, cache.changes());
         assert_eq!(use_it(&cache, "t"), "");
     }
 }

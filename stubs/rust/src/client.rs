@@ -8,24 +8,29 @@ use http::Uri;
 use tokio::sync::mpsc;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until};
+use tonic::{Code, Status};
 
 use crate::authorization::{Authorization, Request};
 use crate::builder::Builder;
-use crate::cache::{Cache, Change, Entry, Found, Key, KeyRef, lock};
+use crate::cache::{Cache, Change, Entry, Found, Key, KeyRef, Question, lock};
 use crate::connection::Connection;
 use crate::error::{ArgumentError, BrokerError, Error};
 use crate::flights::Flights;
+use crate::lifetime::after;
 use crate::origin::Origin;
 use crate::tasks::Tasks;
 use crate::transport::Channel;
 use crate::v1::credential_broker_client::CredentialBrokerClient;
 use crate::v1::{
-    EndTaskRequest, GetAuthorizationRequest, RegisterTaskRequest, ReportRejectedRequest, Task, register_task_request,
+    EndTaskRequest, GetAuthorizationRequest, RegisterTaskRequest, ReportRejectedRequest, Task, TaskKind,
+    register_task_request,
 };
 use crate::watch::watch;
 
 /// The longest `detail` of a report that the broker takes, in bytes.
 const DETAIL: usize = 256;
+/// How often a question is asked again because a withdrawal overtook its answer.
+const AGAIN: usize = 3;
 
 /// A client of the credential broker: made once for a process and shared by everything in it. Clones are cheap.
 ///
@@ -68,6 +73,12 @@ struct Ask {
     key: Arc<Key>,
     target: String,
     min_validity: Duration,
+}
+
+impl Ask {
+    fn is_plain(&self) -> bool {
+        self.target.is_empty() && self.min_validity.is_zero()
+    }
 }
 
 /// What a client says of itself at a moment.
@@ -162,8 +173,7 @@ impl Client {
     pub async fn connection(&self, request: Request<'_>) -> Result<Connection, Error> {
         loop {
             let authorization = self.authorization(request).await?;
-            let entry = self.core.cache.entry(authorization.key().borrowed());
-            if let Some(connection) = entry.and_then(|entry| Connection::new(self.clone(), authorization, entry)) {
+            if let Some(connection) = Connection::new(self.clone(), authorization) {
                 return Ok(connection);
             }
             // It was withdrawn meanwhile.
@@ -172,13 +182,16 @@ impl Client {
     }
 
     /// Makes sure that a thread has a live task, so that later uses need not wait for one. Nobody has to call it. An empty
-    /// `identity` is the client's.
+    /// `thread` is background work, an empty `identity` the client's.
     ///
     /// # Errors
     ///
     /// As [`authorization`](Self::authorization).
     pub async fn register_task(&self, thread: &str, identity: &str) -> Result<Task, Error> {
-        let target = Some(register_task_request::Target::ThreadId(thread.to_owned()));
+        let target = Some(match thread {
+            "" => register_task_request::Target::Kind(TaskKind::Background.into()),
+            thread => register_task_request::Target::ThreadId(thread.to_owned()),
+        });
         let request = RegisterTaskRequest { target, identity: self.core.identity(identity).to_owned() };
         let mut stub = self.stub();
         let answer = self.core.unless_ended(async { Ok(stub.register_task(request).await?) }).await?;
@@ -223,6 +236,10 @@ impl Client {
     pub async fn close(&self) {
         self.core.end();
         self.core.tasks.ended().await;
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.core.cache
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {
@@ -289,38 +306,57 @@ impl Core {
     /// Asks the broker, with all others who ask the same.
     async fn ask(self: &Arc<Self>, request: &Request<'_>, target: String) -> Result<Authorization, Error> {
         let key = Arc::new(self.key(request).to_key());
-        let deadline = Instant::now() + request.timeout.unwrap_or(self.timeout);
+        let deadline = after(Instant::now(), request.timeout.unwrap_or(self.timeout));
         let ask = Ask { key, target, min_validity: request.min_validity };
-        self.unless_ended(self.fly(ask, deadline)).await
+        // Whoever was first may have been answered since this one looked.
+        let held = || self.cache.peek(ask.key.borrowed(), &ask.target, ask.min_validity, Instant::now());
+        self.unless_ended(self.fly(&ask, deadline, held)).await
     }
 
-    async fn fly(self: &Arc<Self>, ask: Ask, deadline: Instant) -> Result<Authorization, Error> {
+    /// Asks, unless something that will do is `held` by now.
+    async fn fly(
+        self: &Arc<Self>,
+        ask: &Ask,
+        deadline: Instant,
+        held: impl Fn() -> Option<Authorization>,
+    ) -> Result<Authorization, Error> {
         let begin = |deadline| {
             let (core, ask) = (Arc::clone(self), ask.clone());
             async move { core.get(ask, deadline).await.inspect_err(|error| core.note_any(error)) }
         };
-        self.in_time(self.asks.join(ask.clone(), deadline, self.timeout, begin)).await
+        self.in_time(self.asks.join(ask.clone(), deadline, self.timeout, held, begin)).await
     }
 
-    /// Calls `GetAuthorization`, once more where the answer was overtaken by a withdrawal.
+    /// Calls `GetAuthorization`, again where the answer was overtaken by a withdrawal.
     async fn get(&self, ask: Ask, deadline: Instant) -> Result<Authorization, Error> {
-        loop {
-            let withdrawals = self.cache.withdrawals(ask.key.borrowed());
+        for _ in 0..=AGAIN {
+            let asked =
+                Question { target: &ask.target, least: ask.min_validity, rejected: None, since: self.cache.changes() };
             let mut call = tonic::Request::new(GetAuthorizationRequest {
                 scope: ask.key.scope.clone(),
                 thread_id: ask.key.thread.clone(),
                 identity: ask.key.identity.clone(),
                 target_url: ask.target.clone(),
-                min_validity: prost_types::Duration::try_from(ask.min_validity).ok(),
+                min_validity: Some(whole(ask.min_validity)),
                 expected_account_id: String::new(),
             });
             call.set_timeout(deadline.saturating_duration_since(Instant::now()));
-            let answer = self.stub().get_authorization(call).await?.into_inner();
+            let answer = match self.stub().get_authorization(call).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => {
+                    let error = BrokerError::from(status);
+                    if error.is_refusal() && ask.is_plain() {
+                        self.cache.refuse(ask.key.borrowed(), &asked);
+                    }
+                    return Err(error.into());
+                }
+            };
             let value = received(&ask.key, answer.authorization)?;
-            if self.cache.store(&value, &ask.target, Some(withdrawals), Instant::now()) {
+            if let Some(value) = self.cache.store(&value, &asked, Instant::now()) {
                 return Ok(value);
             }
         }
+        Err(Status::aborted("each answer was withdrawn before it came").into())
     }
 
     /// Fetches the next value of an entry in the background.
@@ -328,11 +364,11 @@ impl Core {
         let core = Arc::clone(self);
         self.tasks.spawn(async move {
             let ask = Ask { key: Arc::clone(&entry.key), target: String::new(), min_validity: Duration::ZERO };
-            let Err(error) = core.fly(ask, Instant::now() + core.timeout).await else { return };
-            match error.broker() {
-                Some(error) if error.is_refusal() => core.cache.remove(&entry),
-                error => {
-                    let wait = error.and_then(|error| error.retry_delay);
+            let next = || entry.value().filter(|value| Instant::now() < value.lifetime().refresh());
+            match core.fly(&ask, after(Instant::now(), core.timeout), next).await {
+                Ok(_) => core.cache.refreshed(&entry),
+                Err(error) => {
+                    let wait = error.broker().and_then(|error| error.retry_delay);
                     core.cache.refresh_failed(&entry, wait, Instant::now());
                 }
             }
@@ -342,9 +378,6 @@ impl Core {
     async fn report(self: &Arc<Self>, rejected: &Authorization, detail: &str) -> Result<Authorization, Error> {
         if self.tasks.have_ended() {
             return Err(Error::Closed);
-        }
-        if let Some(other) = self.cache.find_other(rejected, Instant::now()) {
-            return Ok(other);
         }
         let (key, revision) = (rejected.key(), rejected.revision().to_owned());
         let request = ReportRejectedRequest {
@@ -356,13 +389,11 @@ impl Core {
         };
         let begin = |deadline| {
             let (core, key, request) = (Arc::clone(self), Arc::clone(key), request.clone());
-            async move {
-                let outcome = core.call_report(&key, request.clone(), deadline).await;
-                outcome.inspect_err(|error| core.refused(&key, &request.revision, error))
-            }
+            async move { core.call_report(&key, request, deadline).await.inspect_err(|error| core.note_any(error)) }
         };
-        let deadline = Instant::now() + self.timeout;
-        let report = self.reports.join((Arc::clone(key), revision), deadline, self.timeout, begin);
+        let deadline = after(Instant::now(), self.timeout);
+        let other = || self.cache.find_other(rejected, Instant::now());
+        let report = self.reports.join((Arc::clone(key), revision), deadline, self.timeout, other, begin);
         self.unless_ended(self.in_time(report)).await
     }
 
@@ -372,24 +403,29 @@ impl Core {
         request: ReportRejectedRequest,
         deadline: Instant,
     ) -> Result<Authorization, Error> {
+        let revision = request.revision.clone();
+        let asked =
+            Question { target: "", least: Duration::ZERO, rejected: Some(&revision), since: self.cache.changes() };
         let mut call = tonic::Request::new(request);
         call.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        let answer = self.stub().report_rejected(call).await?.into_inner();
+        let answer = match self.stub().report_rejected(call).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                let error = BrokerError::from(status);
+                // What is wrong with the report says nothing about what is held.
+                if error.is_refusal() && error.code != Code::InvalidArgument {
+                    self.cache.refuse(key.borrowed(), &asked);
+                }
+                return Err(error.into());
+            }
+        };
         let value = received(key, answer.authorization)?;
-        // A withdrawal that came meanwhile was about the rejected value.
-        self.cache.store(&value, "", None, Instant::now());
-        Ok(value)
-    }
-
-    /// The broker has nothing better than the rejected value.
-    fn refused(&self, key: &Arc<Key>, revision: &str, error: &Error) {
-        self.note_any(error);
-        let refused = error.broker().is_some_and(BrokerError::is_refusal);
-        if let Some(entry) = self.cache.entry(key.borrowed()).filter(|_| refused)
-            && entry.value().is_none_or(|value| value.revision() == revision)
-        {
-            self.cache.remove(&entry);
+        if let Some(value) = self.cache.store(&value, &asked, Instant::now()) {
+            return Ok(value);
         }
+        // Something else than the rejection withdrew it meanwhile.
+        let ask = Ask { key: Arc::clone(key), target: String::new(), min_validity: Duration::ZERO };
+        self.get(ask, deadline).await
     }
 
     fn note_any(&self, error: &Error) {
@@ -458,6 +494,12 @@ fn target(url: &str) -> String {
 fn shortened(text: &str) -> &str {
     let end = (0..=DETAIL.min(text.len())).rfind(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or_default()]
+}
+
+/// A time as the broker takes it; what is too long for a message is so for the broker too, which then says so.
+fn whole(time: Duration) -> prost_types::Duration {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX).min(315_576_000_000);
+    prost_types::Duration { seconds, nanos: i32::try_from(time.subsec_nanos()).unwrap_or_default() }
 }
 
 fn received(key: &Arc<Key>, sent: Option<crate::v1::Authorization>) -> Result<Authorization, Error> {

@@ -1,13 +1,12 @@
 //! Connections that stay open, such as websockets and pools.
 
 use std::fmt;
-use std::sync::Arc;
 
 use http::HeaderMap;
 use tokio::sync::watch;
 
 use crate::authorization::Authorization;
-use crate::cache::{Connected, Entry};
+use crate::cache::Connected;
 use crate::client::Client;
 use crate::error::Error;
 
@@ -23,10 +22,10 @@ pub struct Connection {
 
 impl Connection {
     /// Returns `None` when the authorization is no longer held.
-    pub(crate) fn new(client: Client, authorization: Authorization, entry: Arc<Entry>) -> Option<Self> {
-        let breaks = entry.connect(&authorization)?;
+    pub(crate) fn new(client: Client, authorization: Authorization) -> Option<Self> {
+        let (connected, breaks) = client.cache().connect(&authorization)?;
         let made_at = *breaks.borrow();
-        Some(Self { client, authorization, _connected: Connected(entry), breaks, made_at })
+        Some(Self { client, authorization, _connected: connected, breaks, made_at })
     }
 
     /// The headers to open the connection with.

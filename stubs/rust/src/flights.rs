@@ -16,6 +16,7 @@ use tonic::Code;
 use crate::authorization::Authorization;
 use crate::cache::lock;
 use crate::error::Error;
+use crate::lifetime::after;
 
 type Outcome = Result<Authorization, Error>;
 type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -36,19 +37,24 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
     }
 
     /// Waits for the call of this key until `until`; `begin` makes it where there is none, with a deadline that is `long`
-    /// from now where that is later: others may wait longer than whoever was first.
+    /// from now where that is later: others may wait longer than whoever was first. Before that `held` is looked at, for
+    /// the call may have ended since the caller did.
     pub(crate) async fn join<F>(
         &self,
         key: K,
         until: Instant,
         long: Duration,
+        held: impl Fn() -> Option<Authorization>,
         begin: impl Fn(Instant) -> F,
     ) -> Result<Outcome, Elapsed>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
         loop {
-            let (work, deadline) = self.board(&key, until.max(Instant::now() + long), &begin);
+            let (work, deadline) = match self.board(&key, until.max(after(Instant::now(), long)), &held, &begin) {
+                Ok(boarded) => boarded,
+                Err(held) => return Ok(Ok(held)),
+            };
             match timeout_at(until, work).await? {
                 // The call began long ago, and there is time for another.
                 Err(error) if deadline < until && is_deadline(&error) => {}
@@ -57,8 +63,14 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
         }
     }
 
-    /// Returns the call of this key and when it ends.
-    fn board<F>(&self, key: &K, deadline: Instant, begin: impl Fn(Instant) -> F) -> (Shared<Work>, Instant)
+    /// Returns the call of this key and when it ends; as an error what is held, where no call is needed.
+    fn board<F>(
+        &self,
+        key: &K,
+        deadline: Instant,
+        held: impl Fn() -> Option<Authorization>,
+        begin: impl Fn(Instant) -> F,
+    ) -> Result<(Shared<Work>, Instant), Authorization>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
@@ -66,7 +78,10 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
         if let Some(flight) = flights.get(key)
             && let Some(work) = flight.work.upgrade()
         {
-            return (work, flight.deadline);
+            return Ok((work, flight.deadline));
+        }
+        if let Some(held) = held() {
+            return Err(held);
         }
         let id = Arc::new(());
         let landing = Landing { flights: Arc::clone(&self.0), key: key.clone(), id: Arc::clone(&id) };
@@ -80,7 +95,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
         if let Some(weak) = work.downgrade() {
             flights.insert(key.clone(), Flight { id, work: weak, deadline });
         }
-        (work, deadline)
+        Ok((work, deadline))
     }
 }
 
@@ -142,7 +157,8 @@ mod tests {
                     })
                 }
             };
-            let outcome = self.flights.join(key, Instant::now() + seconds * SECOND, 10 * SECOND, begin).await.ok()?;
+            let outcome =
+                self.flights.join(key, Instant::now() + seconds * SECOND, 10 * SECOND, || None, begin).await.ok()?;
             outcome.err().map(|error| error.broker().unwrap().message.clone())
         }
 

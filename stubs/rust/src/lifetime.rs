@@ -49,12 +49,19 @@ impl Lifetime {
     }
 }
 
+/// No time that counts is longer.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The moment after so long, which may be for ever.
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
+    now + wait.min(CENTURY)
+}
+
 /// The time from `server` to `time`; zero where it is not after, a century at most.
 fn difference((time, server): (Timestamp, Timestamp)) -> Duration {
     let nanos = |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
-    let longest = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let between = u64::try_from(nanos(time).saturating_sub(nanos(server)).max(0)).unwrap_or(u64::MAX);
-    Duration::from_nanos(between).min(longest)
+    Duration::from_nanos(between).min(CENTURY)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,12 +17,16 @@ use crate::backoff::Backoff;
 use crate::cache::{Change, Entry, lock};
 use crate::client::Core;
 use crate::error::BrokerError;
+use crate::lifetime::after;
 use crate::v1::watch_authorizations_request::Action;
 use crate::v1::watch_authorizations_response::Event;
-use crate::v1::{Subscribe, Unsubscribe, WatchAuthorizationsRequest, WatchAuthorizationsResponse};
+use crate::v1::{Subscribe, Unsubscribe, WatchAuthorizationsRequest, WatchAuthorizationsResponse, WithdrawalReason};
 
 /// A stream that lived so long was a good one: the next wait is the shortest.
 const GOOD: Duration = Duration::from_secs(5);
+
+/// A stream holds no more subscriptions; other entries are asked for.
+const MOST: usize = 1_000;
 
 /// What is subscribed, by the number of the subscription. Shared by a stream and the one that it takes over from.
 type Subscriptions = Arc<Mutex<HashMap<u64, Arc<Entry>>>>;
@@ -34,6 +38,8 @@ pub(crate) async fn watch(core: Arc<Core>, mut changes: mpsc::UnboundedReceiver<
     let (turns, mut turned) = mpsc::unbounded_channel::<(u64, Duration)>();
     let mut backoff = Backoff::of_stream();
     let mut stream = None;
+    // The number of the newest stream that was up: those before it bring no values any more.
+    let up = Arc::new(AtomicU64::new(0));
     let (mut newest, mut opened, mut open_at) = (0, Instant::now(), Some(Instant::now()));
     loop {
         let open = match open_at {
@@ -46,12 +52,19 @@ pub(crate) async fn watch(core: Arc<Core>, mut changes: mpsc::UnboundedReceiver<
                 let action = match change {
                     None => return,
                     Some(Change::Added(entry)) => {
+                        let mut subscriptions = lock(&subscriptions);
+                        if subscriptions.len() >= MOST {
+                            continue;
+                        }
+                        entry.is_watched.store(true, Ordering::Relaxed);
                         let action = subscribe(&entry);
-                        lock(&subscriptions).insert(entry.subscription, entry);
+                        subscriptions.insert(entry.subscription, entry);
                         action
                     }
                     Some(Change::Removed(subscription)) => {
-                        lock(&subscriptions).remove(&subscription);
+                        if lock(&subscriptions).remove(&subscription).is_none() {
+                            continue;
+                        }
                         Action::Unsubscribe(Unsubscribe { subscription_id: subscription.to_string() })
                     }
                 };
@@ -67,7 +80,7 @@ pub(crate) async fn watch(core: Arc<Core>, mut changes: mpsc::UnboundedReceiver<
                 }
                 if open_at.is_none() {
                     let wait = backoff.next(fastrand::f64());
-                    open_at = Some(Instant::now() + wait.max(asked));
+                    open_at = Some(after(Instant::now(), wait.max(asked)));
                 }
                 stream = None;
             }
@@ -79,10 +92,11 @@ pub(crate) async fn watch(core: Arc<Core>, mut changes: mpsc::UnboundedReceiver<
                 stream = Some(requests);
                 (newest, opened, open_at) = (newest + 1, Instant::now(), None);
                 let (core, subscriptions, turns) = (Arc::clone(&core), Arc::clone(&subscriptions), turns.clone());
+                let turn = Turn { number: newest, up: Arc::clone(&up) };
                 core.tasks.clone().spawn(async move {
                     let closing = |wait| _ = turns.send((newest, wait));
                     let mut wait = Duration::ZERO;
-                    if let Err(error) = read(&core, outgoing, &subscriptions, &closing).await {
+                    if let Err(error) = read(&core, outgoing, &subscriptions, &turn, &closing).await {
                         wait = error.retry_delay.unwrap_or_default();
                         core.note(error);
                     }
@@ -117,6 +131,7 @@ async fn read(
     core: &Core,
     requests: mpsc::UnboundedReceiver<WatchAuthorizationsRequest>,
     subscriptions: &Subscriptions,
+    turn: &Turn,
     closing: &impl Fn(Duration),
 ) -> Result<(), BrokerError> {
     let silent = |_| BrokerError::from(Status::unavailable("the stream was silent for too long"));
@@ -125,34 +140,57 @@ async fn read(
     let mut stream = timeout(core.silence, open).await.map_err(silent)??.into_inner();
     core.streams.fetch_add(1, Ordering::Relaxed);
     let _up = Up(core);
+    turn.begin();
     while let Some(message) = timeout(core.silence, stream.message()).await.map_err(silent)?? {
         if let Some(Event::Closing(said)) = &message.event {
             closing(said.retry_delay.and_then(|delay| delay.try_into().ok()).unwrap_or_default());
         }
-        apply(core, subscriptions, message);
+        apply(core, subscriptions, turn, message);
     }
     Ok(())
 }
 
 /// Does what one message says. Events of a newer broker, and of entries that are gone, are ignored.
-fn apply(core: &Core, subscriptions: &Subscriptions, message: WatchAuthorizationsResponse) {
+fn apply(core: &Core, subscriptions: &Subscriptions, turn: &Turn, message: WatchAuthorizationsResponse) {
     let entry = message.subscription_id.parse().ok().and_then(|id: u64| lock(subscriptions).get(&id).cloned());
     let (Some(entry), Some(event)) = (entry, message.event) else { return };
     match event {
-        Event::Authorization(sent) => {
+        Event::Authorization(sent) if turn.is_newest() => {
             let now = Instant::now();
             match Authorization::new(Arc::clone(&entry.key), sent, now) {
                 Ok(value) => core.cache.take(&entry, value, now),
                 Err(error) => core.note(error),
             }
         }
-        Event::Withdrawal(_) => entry.withdraw(),
-        Event::Error(error) => {
-            if let Some(status) = error.status {
-                core.note(status.into());
-            }
+        Event::Withdrawal(said) => {
+            core.cache.withdraw(&entry, said.reason() == WithdrawalReason::CredentialRejected);
         }
-        Event::Heartbeat(_) | Event::Closing(_) => {}
+        Event::Error(error) => {
+            let Some(error) = error.status.map(BrokerError::from) else { return };
+            if error.is_refusal() {
+                core.cache.withdraw(&entry, false);
+            }
+            core.note(error);
+        }
+        // What a stream that was replaced still brings may be older than what its successor took back.
+        Event::Authorization(_) | Event::Heartbeat(_) | Event::Closing(_) => {}
+    }
+}
+
+/// The place of one stream among those of its client.
+struct Turn {
+    number: u64,
+    up: Arc<AtomicU64>,
+}
+
+impl Turn {
+    /// The stream is up.
+    fn begin(&self) {
+        self.up.fetch_max(self.number, Ordering::SeqCst);
+    }
+
+    fn is_newest(&self) -> bool {
+        self.up.load(Ordering::SeqCst) == self.number
     }
 }
 
