@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
 )
 
@@ -29,17 +31,30 @@ type entry struct {
 	lookAt  atomic.Int64                  // no use before then begins a refresh
 
 	changed     uint64 // the number of its last change
-	withdrawn   uint64 // the number of its last withdrawal
-	revoked     uint64 // the number of its last withdrawal that no better value follows
+	taken       taken
 	retry       backoff
 	timer       *time.Timer // sees to an entry that is not used
 	connections map[*Connection]struct{}
 }
 
+// taken holds the numbers of the last changes that took a value back.
+type taken struct {
+	withdrawn uint64 // for any reason
+	revoked   uint64 // for another than a rejection, which a better value follows
+}
+
+// since says whether the answer to a question that was asked after change number `number` may have been taken back.
+func (t taken) since(number uint64, a ask) bool {
+	if a.rejected != "" {
+		return t.revoked > number
+	}
+	return t.withdrawn > number
+}
+
 // give returns what is held if it serves the question, and notes the use.
 func (e *entry) give(a ask, now time.Duration) *Authorization {
 	held := e.held.Load()
-	if held == nil || !held.lifetime.serves(now, a.minValidity) || a.target != "" && !e.allows(a.target) {
+	if held == nil || !held.lifetime.serves(now, a.minValidity) || a.target != "" && !e.allowsWith(held, a.target) {
 		return nil
 	}
 	if used := time.Duration(e.used.Load()); now-used > useGrain {
@@ -59,6 +74,12 @@ func (e *entry) allows(origin string) bool {
 	return false
 }
 
+// allowsWith says whether what is held may be sent to an origin. Looked at once more afterwards, because the origins are
+// those of the value: both may just have been replaced.
+func (e *entry) allowsWith(held *Authorization, origin string) bool {
+	return e.allows(origin) && e.held.Load() == held
+}
+
 // cache is what a client holds. It does no I/O.
 type cache struct {
 	clock clock
@@ -75,6 +96,7 @@ type cache struct {
 	byID    map[string]*entry
 	ids     uint64
 	changes uint64
+	gone    map[key]taken // of entries that are no more, for answers that are still on their way; at most `size`
 	closed  bool
 }
 
@@ -101,6 +123,8 @@ func (c *cache) keep(answer *Authorization, a ask, since uint64) *Authorization 
 	defer c.mu.Unlock()
 	e := c.find(a.key)
 	switch {
+	case e == nil && c.gone[a.key].since(since, a):
+		return nil
 	case e == nil:
 		if e = c.insert(a.key); e == nil {
 			return answer
@@ -110,15 +134,19 @@ func (c *cache) keep(answer *Authorization, a ask, since uint64) *Authorization 
 	case e.accepts(a, since):
 		c.set(e, answer)
 	default:
-		held := e.held.Load()
-		if a.rejected == "" && (held == nil || a.target != "" && e.withdrawn > since) {
-			return nil
+		now := c.clock.now()
+		if given := e.give(a, now); given != nil {
+			return given
 		}
-		if held != nil && held.lifetime.serves(c.clock.now(), a.minValidity) {
+		held := e.held.Load()
+		if held == nil || e.taken.since(since, a) || a.target != "" && held.ConnectionTag != answer.ConnectionTag {
+			return nil // also where the origin was allowed to another credential
+		}
+		if held.lifetime.serves(now, a.minValidity) {
 			answer = held
 		}
 	}
-	if held := e.held.Load(); a.target != "" && held != nil && held.ConnectionTag == answer.ConnectionTag && !e.allows(a.target) {
+	if a.target != "" && !e.allows(a.target) {
 		known := []string{a.target}
 		if before := e.origins.Load(); before != nil {
 			known = append(known, *before...)
@@ -136,7 +164,7 @@ func (e *entry) accepts(a ask, since uint64) bool {
 		return true
 	}
 	held := e.held.Load()
-	return a.rejected != "" && e.revoked <= since && (held == nil || held.Revision == a.rejected)
+	return a.rejected != "" && !e.taken.since(since, a) && (held == nil || held.Revision == a.rejected)
 }
 
 // insert makes an entry, in the place of the least recently used one where there are as many as may be. It returns nil
@@ -182,9 +210,10 @@ func (c *cache) set(e *entry, value *Authorization) {
 	e.changed = c.changes
 	e.retry.reset()
 	e.lookAt.Store(int64(value.lifetime.due))
-	if before := e.held.Swap(value); before != nil && before.ConnectionTag != value.ConnectionTag {
-		e.origins.Store(nil) // they were allowed to another credential
+	if before := e.held.Load(); before != nil && before.ConnectionTag != value.ConnectionTag {
+		e.origins.Store(nil) // they were allowed to another credential, and go before that may be given
 	}
+	e.held.Store(value)
 	for connection := range e.connections {
 		if connection.Authorization().ConnectionTag != value.ConnectionTag {
 			connection.end(errChanged)
@@ -218,10 +247,10 @@ func (c *cache) withdraw(id string, reason pb.WithdrawalReason) {
 		return
 	}
 	c.changes++
-	e.changed, e.withdrawn = c.changes, c.changes
+	e.changed, e.taken.withdrawn = c.changes, c.changes
 	e.origins.Store(nil)
 	if reason != pb.WithdrawalReason_WITHDRAWAL_REASON_CREDENTIAL_REJECTED {
-		e.revoked = c.changes
+		e.taken.revoked = c.changes
 	}
 	e.held.Store(nil)
 	for connection := range e.connections {
@@ -231,7 +260,7 @@ func (c *cache) withdraw(id string, reason pb.WithdrawalReason) {
 }
 
 // failed notes that a question was not answered. A refusal drops the entry, unless something newer came meanwhile or the
-// question was a special one; after anything else a refresh waits.
+// question was a special one, and that of a report only what was reported; after anything else a refresh waits.
 func (c *cache) failed(a ask, err *Error, since uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -239,7 +268,11 @@ func (c *cache) failed(a ask, err *Error, since uint64) {
 	switch {
 	case e == nil || !a.plain() && a.rejected == "":
 	case refuses(err.Code):
-		if e.accepts(a, since) {
+		held := e.held.Load()
+		ours := a.rejected == "" || held != nil && held.Revision == a.rejected && err.Code != codes.InvalidArgument
+		if ours && e.accepts(a, since) {
+			c.changes++
+			e.taken = taken{c.changes, c.changes}
 			c.remove(e)
 		}
 	case a.plain():
@@ -252,6 +285,12 @@ func (c *cache) failed(a ask, err *Error, since uint64) {
 func (c *cache) remove(e *entry) {
 	e.timer.Stop()
 	e.held.Store(nil)
+	if e.taken.withdrawn > 0 {
+		if len(c.gone) >= c.size {
+			clear(c.gone)
+		}
+		c.gone[e.key] = e.taken
+	}
 	for connection := range e.connections {
 		connection.end(errChanged)
 	}

@@ -53,7 +53,7 @@ func New(options ...Option) (*Client, error) {
 		clock:    clock{time.Now()},
 		channel:  channel,
 		broker:   pb.NewCredentialBrokerClient(channel),
-		flights:  newFlights(ctx),
+		flights:  newFlights(ctx, settings.timeout),
 		cancel:   cancel,
 		finished: make(chan struct{}),
 	}
@@ -68,6 +68,7 @@ func New(options ...Option) (*Client, error) {
 		dropped:  c.watcher.unsubscribe,
 		refresh:  c.refresh,
 		byID:     map[string]*entry{},
+		gone:     map[key]taken{},
 	}
 	return c, nil
 }
@@ -108,9 +109,18 @@ func (c *Client) authorization(ctx context.Context, a ask) (*Authorization, erro
 			return held, nil
 		}
 		if a.target != "" && e.allows(a.target) {
-			a.target = ""
+			plain := ask{key: a.key, minValidity: a.minValidity}
+			answer, err := c.ask(ctx, plain)
+			if err != nil || e.allowsWith(answer, a.target) {
+				return answer, err
+			} // else it is another credential, or was replaced: the broker says whether it may be sent there
 		}
 	}
+	return c.ask(ctx, a)
+}
+
+// ask asks the broker, once for all who need the same.
+func (c *Client) ask(ctx context.Context, a ask) (*Authorization, error) {
 	held := func() *Authorization {
 		if e := c.cache.find(a.key); e != nil {
 			return e.give(a, c.clock.now())
@@ -175,8 +185,10 @@ func (c *Client) ReportRejected(ctx context.Context, rejected *Authorization, de
 // mostAgain is how often a question is asked again because a withdrawal overtook its answer.
 const mostAgain = 3
 
-// fetch asks the broker, and notes what comes of it.
+// fetch asks the broker, within the client's own time, and notes what comes of it.
 func (c *Client) fetch(ctx context.Context, a ask, call func(context.Context) (*pb.Authorization, error)) (*Authorization, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.settings.timeout)
+	defer cancel()
 	for again := 0; ; again++ {
 		since := c.cache.changeCount()
 		var answer *pb.Authorization
@@ -191,6 +203,9 @@ func (c *Client) fetch(ctx context.Context, a ask, call func(context.Context) (*
 		authorization := newAuthorization(a.key, answer, c.clock, c.clock.now())
 		if given := c.cache.keep(authorization, a, since); given != nil {
 			return given, nil
+		}
+		if a.rejected != "" {
+			return c.get(ctx, ask{key: a.key}) // what was reported is no more: there is nothing to be better than
 		}
 		if again == mostAgain {
 			return nil, errorOf(status.Error(codes.Aborted, "each answer was withdrawn before it came"))

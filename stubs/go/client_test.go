@@ -250,6 +250,77 @@ func TestTargetIsAskedOnceForAnOrigin(t *testing.T) {
 	})
 }
 
+func TestOriginsAreThoseOfOneCredential(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, stream *fakeStream, to *pb.Subscribe){
+		"withdrawn": func(t *testing.T, stream *fakeStream, to *pb.Subscribe) {
+			stream.withdraw(t, to, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DELETED)
+		},
+		"withdrawn and replaced": func(t *testing.T, stream *fakeStream, to *pb.Subscribe) {
+			stream.withdraw(t, to, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DELETED)
+			stream.value(t, to, answer("pushed", time.Minute))
+		},
+		"replaced by one of another tag": func(t *testing.T, stream *fakeStream, to *pb.Subscribe) {
+			another := answer("pushed", time.Minute)
+			another.ConnectionTag = "another"
+			stream.value(t, to, another)
+		},
+		"ended, and what is asked for next has another tag": func(*testing.T, *fakeStream, *pb.Subscribe) {
+			time.Sleep(time.Minute)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{get: func(call int, request *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+					if call > 1 && request.GetTargetUrl() != "" {
+						return nil, status.Error(codes.PermissionDenied, "not the backend's")
+					}
+					value := answer(fmt.Sprintf("r%d", call), time.Minute)
+					if call > 1 {
+						value.ConnectionTag = "of-another-identity"
+					}
+					return value, nil
+				}}
+				client, end := broker.start(t)
+				defer end()
+				there := wanted
+				there.TargetURL = "https://backend.example"
+				get(t, client, there)
+				stream := <-broker.opened
+				change(t, stream, (<-stream.messages).GetSubscribe())
+				if got, err := client.Authorization(t.Context(), there); err == nil {
+					t.Errorf("%v is given for an origin that it was not allowed for", got)
+				}
+			})
+		})
+	}
+}
+
+func TestTargetThatWasAllowedToWhatIsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{get: func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			if call == 2 {
+				time.Sleep(2 * time.Second)
+			}
+			return answer(fmt.Sprintf("r%d", call), time.Minute), nil
+		}}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		subscribe := (<-stream.messages).GetSubscribe()
+		time.AfterFunc(time.Second, func() {
+			another := answer("pushed", time.Minute)
+			another.ConnectionTag = "another"
+			stream.value(t, subscribe, another)
+		})
+		there := wanted
+		there.TargetURL = "https://backend.example"
+		if got := get(t, client, there); got.Revision != "r3" {
+			t.Errorf("%s is given", got.Revision)
+		}
+	})
+}
+
 func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{}
@@ -372,11 +443,87 @@ func TestAnswerThatWasOvertaken(t *testing.T) {
 		go func() { slow <- get(t, client, longer) }()
 		time.Sleep(time.Second)
 		stream.withdraw(t, subscribe, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DISABLED)
-		<-slow
+		if got := <-slow; got.Revision != "r3" {
+			t.Errorf("%s, which was made before the withdrawal, was given", got.Revision)
+		}
 		if got := get(t, client, wanted); got.Revision != "r3" {
 			t.Errorf("%s, which was made before the withdrawal, was kept", got.Revision)
 		}
 	})
+}
+
+func TestAnswerThatOutlivedItsEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		broker.get = func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			switch call {
+			case 2:
+				time.Sleep(5 * time.Second)
+			case 3:
+				return nil, status.Error(codes.PermissionDenied, "no")
+			}
+			return answer(fmt.Sprintf("r%d", call), time.Minute), nil
+		}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		subscribe := (<-stream.messages).GetSubscribe()
+		longer := wanted
+		longer.MinValidity = 2 * time.Minute
+		slow := make(chan *Authorization)
+		go func() { slow <- get(t, client, longer) }()
+		time.Sleep(time.Second)
+		stream.withdraw(t, subscribe, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DISABLED)
+		if _, err := client.Authorization(t.Context(), wanted); err == nil || client.cache.find(client.keyOf(wanted)) != nil {
+			t.Fatalf("the entry is not gone: %v", err)
+		}
+		if got := <-slow; got.Revision != "r4" {
+			t.Errorf("%s, which was made before the withdrawal, was given", got.Revision)
+		}
+		if got := get(t, client, wanted); got.Revision != "r4" {
+			t.Errorf("%s, which was made before the withdrawal, was kept", got.Revision)
+		}
+	})
+}
+
+func TestAnswersThatAreOvertakenAgainAndAgain(t *testing.T) {
+	for _, test := range []struct {
+		takes time.Duration // each answer
+		calls int
+		ends  codes.Code
+		after time.Duration
+	}{
+		{time.Second, 4, codes.Aborted, 4 * time.Second},
+		{4 * time.Second, 3, codes.DeadlineExceeded, 10 * time.Second},
+	} {
+		t.Run(test.takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				client, end := broker.start(t)
+				defer end()
+				get(t, client, wanted)
+				stream := <-broker.opened
+				subscribe := (<-stream.messages).GetSubscribe()
+				broker.get = func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+					time.Sleep(test.takes / 2)
+					stream.withdraw(t, subscribe, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DISABLED)
+					time.Sleep(test.takes / 2)
+					return answer(fmt.Sprintf("r%d", call), time.Minute), nil
+				}
+				longer := wanted
+				longer.MinValidity = 2 * time.Minute
+				began := time.Now()
+				_, err := client.Authorization(t.Context(), longer)
+				if problem, ok := errors.AsType[*Error](err); !ok || problem.Code != test.ends || time.Since(began) != test.after {
+					t.Errorf("%v after %v", err, time.Since(began))
+				}
+				if calls := broker.getCount() - 1; calls != test.calls {
+					t.Errorf("%d calls", calls)
+				}
+			})
+		})
+	}
 }
 
 func TestStreamsAreNeverOpenedWithoutAWait(t *testing.T) {
@@ -585,8 +732,12 @@ func TestReportBetweenWithdrawalAndValue(t *testing.T) {
 				stream := <-broker.opened
 				subscribe := (<-stream.messages).GetSubscribe()
 				time.AfterFunc(time.Second, func() { stream.withdraw(t, subscribe, reason) })
-				if _, err := client.ReportRejected(t.Context(), rejected, ""); err != nil {
+				got, err := client.ReportRejected(t.Context(), rejected, "")
+				if err != nil {
 					t.Fatal(err)
+				}
+				if (got.Revision == "better") != kept {
+					t.Errorf("%s is given", got.Revision)
 				}
 				if got := get(t, client, wanted); (got.Revision == "better") != kept {
 					t.Errorf("then %s is given", got.Revision)
@@ -611,6 +762,42 @@ func TestReportThatIsRefused(t *testing.T) {
 			t.Errorf("%s is still given", got.Revision)
 		}
 	})
+}
+
+func TestReportThatIsRefusedDropsWhatWasReportedAlone(t *testing.T) {
+	for name, test := range map[string]struct {
+		code   codes.Code
+		pushed bool
+		drops  bool
+	}{
+		"refused": {codes.PermissionDenied, false, true},
+		// Something is wrong with the report, which says nothing of what is held.
+		"not understood":     {codes.InvalidArgument, false, false},
+		"replaced meanwhile": {codes.PermissionDenied, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				client, end := broker.start(t)
+				defer end()
+				rejected := get(t, client, wanted)
+				stream := <-broker.opened
+				subscribe := (<-stream.messages).GetSubscribe()
+				broker.report = func(int, *pb.ReportRejectedRequest) (*pb.Authorization, error) {
+					if test.pushed {
+						stream.value(t, subscribe, answer("pushed", time.Minute))
+					}
+					return nil, status.Error(test.code, "no")
+				}
+				if _, err := client.ReportRejected(t.Context(), rejected, ""); err == nil {
+					t.Error("no error")
+				}
+				if dropped := client.State().Held == 0; dropped != test.drops {
+					t.Errorf("dropped: %v", dropped)
+				}
+			})
+		})
+	}
 }
 
 func TestConnection(t *testing.T) {

@@ -2,8 +2,11 @@ package credentialbroker
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"google.golang.org/grpc/codes"
 )
 
 // ask is one question to the broker. Those who have the same one wait for the same answer.
@@ -20,6 +23,7 @@ func (a ask) plain() bool { return a == ask{key: a.key} }
 // flights are the calls under way, one for each question.
 type flights struct {
 	ctx    context.Context // ends all of them
+	each   time.Duration   // how long a call may take, and so how long somebody waits
 	work   sync.WaitGroup
 	mu     sync.Mutex
 	flying map[ask]*flight
@@ -35,42 +39,61 @@ type flight struct {
 	cancel  context.CancelFunc
 }
 
-func newFlights(ctx context.Context) *flights {
-	return &flights{ctx: ctx, flying: map[ask]*flight{}}
+func newFlights(ctx context.Context, each time.Duration) *flights {
+	return &flights{ctx: ctx, each: each, flying: map[ask]*flight{}}
 }
 
 // do waits for the answer to a question, asking it unless that is under way.
 //
 // An answer may just have come: held looks at what is kept once more when nothing is under way, and call keeps an answer
-// before it returns it. A waiter whose context ends leaves alone; when the last one leaves the call is cancelled.
+// before it returns it. A waiter whose context ends leaves alone; when the last one leaves the call is cancelled. Who
+// joins a call has the whole of the own time, also when the call's ends before: then it is asked again.
 func (f *flights) do(ctx context.Context, a ask, held func() *Authorization, call func(context.Context) (*Authorization, error)) (*Authorization, error) {
-	f.mu.Lock()
-	flight := f.flying[a]
-	if flight == nil {
-		if answer := held(); answer != nil {
-			f.mu.Unlock()
-			return answer, nil
+	for bounded := false; ; {
+		f.mu.Lock()
+		flight := f.flying[a]
+		joins := flight != nil
+		if !joins {
+			if answer := held(); answer != nil {
+				f.mu.Unlock()
+				return answer, nil
+			}
+			if flight = f.launch(a, call); flight == nil {
+				f.mu.Unlock()
+				return nil, ErrClosed
+			}
 		}
-		if flight = f.launch(a, call); flight == nil {
-			f.mu.Unlock()
-			return nil, ErrClosed
+		flight.waiting++
+		f.mu.Unlock()
+		if joins && !bounded {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, f.each)
+			defer cancel()
+			bounded = true
 		}
-	}
-	flight.waiting++
-	f.mu.Unlock()
 
-	select {
-	case <-flight.done:
-		if flight.err != nil && f.ctx.Err() != nil {
+		select {
+		case <-flight.done:
+			switch {
+			case flight.err != nil && f.ctx.Err() != nil:
+				return nil, ErrClosed
+			case joins && outOfTime(flight.err) && ctx.Err() == nil:
+				continue
+			}
+			return flight.answer, flight.err
+		case <-f.ctx.Done():
 			return nil, ErrClosed
+		case <-ctx.Done():
+			f.leave(a, flight)
+			return nil, errorOfContext(ctx)
 		}
-		return flight.answer, flight.err
-	case <-f.ctx.Done():
-		return nil, ErrClosed
-	case <-ctx.Done():
-		f.leave(a, flight)
-		return nil, errorOfContext(ctx)
 	}
+}
+
+// outOfTime says whether a call ended because its own time did, rather than because the broker said so.
+func outOfTime(err error) bool {
+	problem, ok := errors.AsType[*Error](err)
+	return ok && problem.Code == codes.DeadlineExceeded && problem.ReasonText == ""
 }
 
 // start asks in the background, unless the same is under way or, looked at once more, needed no longer.

@@ -8,13 +8,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func nothing() *Authorization { return nil }
 
 func TestOneCallForAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFlights(t.Context())
+		f := newFlights(t.Context(), 10*time.Second)
 		var calls atomic.Int32
 		want := &Authorization{Revision: "one"}
 		var running sync.WaitGroup
@@ -40,7 +43,7 @@ func TestOneCallForAllWhoWait(t *testing.T) {
 
 func TestDifferentQuestionsAreDifferentCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFlights(t.Context())
+		f := newFlights(t.Context(), 10*time.Second)
 		k := key{"i", "s", "t"}
 		asks := []ask{
 			{key: k}, {key: key{"j", "s", "t"}}, {key: key{"i", "x", "t"}}, {key: key{"i", "s", "x"}}, {key: key{"", "is", "t"}},
@@ -66,7 +69,7 @@ func TestDifferentQuestionsAreDifferentCalls(t *testing.T) {
 
 func TestWhoLeavesLeavesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFlights(t.Context())
+		f := newFlights(t.Context(), 10*time.Second)
 		cancelled := make(chan struct{})
 		call := func(ctx context.Context) (*Authorization, error) {
 			select {
@@ -107,8 +110,46 @@ func TestWhoLeavesLeavesAlone(t *testing.T) {
 	})
 }
 
+func TestWhoJoinsHasTheWholeOfTheOwnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlights(t.Context(), 10*time.Second)
+		late := errorOf(status.Error(codes.DeadlineExceeded, "late"))
+		var calls atomic.Int32
+		call := func(context.Context) (*Authorization, error) {
+			if calls.Add(1) == 2 {
+				time.Sleep(3 * time.Second)
+				return &Authorization{}, nil
+			}
+			time.Sleep(10 * time.Second)
+			return nil, late
+		}
+		join := func(wait time.Duration, fails bool, ends time.Duration) *sync.WaitGroup {
+			var running sync.WaitGroup
+			began := time.Now()
+			running.Go(func() {
+				time.Sleep(wait)
+				_, err := f.do(t.Context(), ask{}, nothing, call)
+				if errors.Is(err, context.DeadlineExceeded) != fails || time.Since(began) != ends {
+					t.Errorf("who comes after %v gets %v after %v", wait, err, time.Since(began))
+				}
+			})
+			return &running
+		}
+		first, second := join(0, true, 10*time.Second), join(9*time.Second, false, 13*time.Second)
+		first.Wait()
+		second.Wait()
+		first, second = join(0, true, 10*time.Second), join(9*time.Second, true, 19*time.Second)
+		first.Wait()
+		second.Wait()
+		if calls.Load() != 4 {
+			t.Errorf("%d calls", calls.Load())
+		}
+		f.close()
+	})
+}
+
 func TestAnAnswerThatJustCameIsUsed(t *testing.T) {
-	f := newFlights(t.Context())
+	f := newFlights(t.Context(), 10*time.Second)
 	just := &Authorization{}
 	got, err := f.do(t.Context(), ask{}, func() *Authorization { return just }, func(context.Context) (*Authorization, error) {
 		t.Error("asked again")
@@ -122,7 +163,7 @@ func TestAnAnswerThatJustCameIsUsed(t *testing.T) {
 func TestClosingFailsWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		f := newFlights(ctx)
+		f := newFlights(ctx, 10*time.Second)
 		time.AfterFunc(time.Second, func() { cancel(); f.close() })
 		call := func(ctx context.Context) (*Authorization, error) { <-ctx.Done(); return nil, ctx.Err() }
 		if _, err := f.do(t.Context(), ask{}, nothing, call); !errors.Is(err, ErrClosed) {
