@@ -17,7 +17,7 @@ import {
 } from "./generated/credentialbroker/v1/credential_broker.js";
 import { brokerCallCredentials, brokerChannelCredentials, type CallCredentialsOptions } from "./grpc.js";
 import { isRefusal, Lifetime, type Clock } from "./lifetimes.js";
-import { positive, readSettings, type BrokerClientOptions, type Settings } from "./settings.js";
+import { given, positive, readSettings, type BrokerClientOptions, type Settings } from "./settings.js";
 import { SharedCalls, type Limits, type Run } from "./shared-calls.js";
 import { Watch, type WatchOwner } from "./watch.js";
 
@@ -119,7 +119,8 @@ export class BrokerClient implements Disposable {
    * @throws ClosedError; the reason of `signal`.
    */
   authorization(scope: string, options: AuthorizationOptions = NO_OPTIONS): Promise<Authorization> {
-    const { thread = "", identity = this.#settings.identity, signal } = options;
+    const { thread = "", signal } = options;
+    const identity = given(options.identity) ?? this.#settings.identity;
     if (this.#isClosed || signal?.aborted === true) {
       return Promise.reject(this.#isClosed ? new ClosedError() : (signal?.reason as Error));
     }
@@ -132,9 +133,9 @@ export class BrokerClient implements Disposable {
         held !== undefined &&
         held.lifetime.expireAt > now &&
         (options.minValidityMs === undefined || held.lifetime.expireAt - now >= options.minValidityMs) &&
-        (options.targetUrl === undefined ||
-          entry.knowsOrigin(options.targetUrl) ||
-          entry.knowsOrigin(originOf(options.targetUrl)))
+        (given(options.targetUrl) === undefined ||
+          entry.knowsOrigin(options.targetUrl ?? "") ||
+          entry.knowsOrigin(originOf(options.targetUrl ?? "")))
       ) {
         if (held.lifetime.refreshAt <= now) {
           this.#refresh(entry, held.lifetime, now);
@@ -200,8 +201,8 @@ export class BrokerClient implements Disposable {
    */
   async connection(scope: string, options: AuthorizationOptions = NO_OPTIONS): Promise<Connection> {
     const authorization = await this.authorization(scope, options);
-    const { thread = "", identity = this.#settings.identity } = options;
-    return new Connection(authorization, this.#cache.find(identity, scope, thread));
+    const key = this.#keys.get(authorization);
+    return new Connection(authorization, key && this.#find(key));
   }
 
   /**
@@ -246,10 +247,10 @@ export class BrokerClient implements Disposable {
    */
   async registerTask({ thread, identity, ...options }: Whose & CallOptions = {}): Promise<Task> {
     const target =
-      thread === undefined
+      given(thread) === undefined
         ? { $case: "kind" as const, value: TaskKind.BACKGROUND }
-        : { $case: "threadId" as const, value: thread };
-    const request = { target, identity: identity ?? this.#settings.identity };
+        : { $case: "threadId" as const, value: thread ?? "" };
+    const request = { target, identity: given(identity) ?? this.#settings.identity };
     return this.#tasks.share(Symbol("registerTask"), this.#limits(options), async (timeoutMs, signal) =>
       taskOf(
         (
@@ -269,7 +270,7 @@ export class BrokerClient implements Disposable {
    * @throws BrokerError, ClosedError; the reason of `signal`.
    */
   async endTask(thread: string, { identity, ...options }: Omit<Whose, "thread"> & CallOptions = {}): Promise<Task> {
-    const request = { threadId: thread, identity: identity ?? this.#settings.identity };
+    const request = { threadId: thread, identity: given(identity) ?? this.#settings.identity };
     return this.#tasks.share(Symbol("endTask"), this.#limits(options), async (timeoutMs, signal) =>
       taskOf(
         (await this.#call<EndTaskResponse>((stub, ...rest) => stub.endTask(request, ...rest), timeoutMs, signal)).task,
@@ -355,9 +356,9 @@ export class BrokerClient implements Disposable {
             endsAt - this.#clock(),
             signal,
           );
-          const given = this.#keep(asked, this.#make(key, message), wish);
-          if (given !== undefined) {
-            return given;
+          const answer = this.#keep(asked, this.#make(key, message), wish);
+          if (answer !== undefined) {
+            return answer;
           }
         } catch (error) {
           const isWish = targetUrl !== "" || minValidityMs !== undefined; // whose refusal says nothing of what is held
@@ -407,10 +408,10 @@ export class BrokerClient implements Disposable {
    */
   #keep(asked: Asked, made: Made, { targetUrl, minValidityMs = 0 }: Wish): Authorization | undefined {
     const { key } = asked;
-    let given: Authorization | undefined = made.authorization;
+    let answer: Authorization | undefined = made.authorization;
     if (this.#cache.isOvertaken(asked)) {
-      given = this.#live(key, minValidityMs)?.authorization;
-      if (targetUrl !== "" && given?.connectionTag !== made.authorization.connectionTag) {
+      answer = this.#live(key, minValidityMs)?.authorization;
+      if (targetUrl !== "" && answer?.connectionTag !== made.authorization.connectionTag) {
         return undefined; // what the broker said of the target, it said of another identity
       }
     } else {
@@ -419,7 +420,7 @@ export class BrokerClient implements Disposable {
     if (targetUrl !== "") {
       this.#find(key)?.addOrigin(originOf(targetUrl));
     }
-    return given;
+    return answer;
   }
 
   /** Keeps the answer to a report, unless something better came meanwhile or it was withdrawn; returns what to give. */

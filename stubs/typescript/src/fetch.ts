@@ -1,3 +1,5 @@
+import { setImmediate } from "node:timers/promises";
+
 import type { AuthorizationOptions } from "./client.js";
 import type { Authorization } from "./authorization.js";
 import { OriginError } from "./errors.js";
@@ -50,7 +52,7 @@ export function brokerFetch(broker: Broker, options: FetchOptions): Fetch {
       authorization.applyTo(body.headers);
       const response = await send(body);
       if (!mayFollow && response.status >= 300 && response.status < 400 && response.headers.has("location")) {
-        await response.body?.cancel();
+        await cancel(response);
         throw new TypeError(`the answer is a redirect (${String(response.status)}), and redirect is "error"`);
       }
       return response;
@@ -73,8 +75,9 @@ export function brokerFetch(broker: Broker, options: FetchOptions): Fetch {
       if (again === undefined) {
         return answer;
       }
+      await readAhead(answer);
       const second = await sendWith(better, again);
-      await answer.body?.cancel();
+      await cancel(answer);
       return second;
     } catch (error) {
       if (signal.aborted) {
@@ -83,6 +86,32 @@ export function brokerFetch(broker: Broker, options: FetchOptions): Fetch {
       return answer; // an answer never becomes an error
     }
   };
+}
+
+const MOST_READ_AHEAD = 65_536;
+
+/** Reads what an answer begins with, and leaves it to be read again: of one that is read its connection is free. */
+async function readAhead(answer: Response): Promise<void> {
+  const reader = answer.clone().body?.getReader();
+  try {
+    let bytes = 0;
+    while (reader !== undefined && bytes <= MOST_READ_AHEAD) {
+      const { done, value } = await reader.read();
+      if (done) {
+        await setImmediate(); // undici puts the connection back just after the last bytes
+        return;
+      }
+      bytes += value.byteLength;
+    }
+  } catch {
+    return; // what is broken is told to whoever reads it, should it be the answer
+  }
+  reader?.cancel().catch(() => undefined); // ends with the other reader, so it is not waited for
+}
+
+/** Says that nobody reads an answer. Whether it ended well does not matter any more. */
+async function cancel(answer: Response): Promise<void> {
+  await answer.body?.cancel().catch(() => undefined);
 }
 
 /** Whether a request holds no body, or one that stands in memory. */

@@ -2,6 +2,8 @@ import { CallCredentials, Metadata, status, type ChannelCredentials } from "@grp
 
 import type { AuthorizationOptions } from "./client.js";
 import type { Authorization } from "./authorization.js";
+import { BrokerError } from "./errors.js";
+import { isRefusal } from "./lifetimes.js";
 
 /** Which authorization goes with the calls. */
 export type CallCredentialsOptions = Omit<AuthorizationOptions, "signal">;
@@ -61,7 +63,11 @@ class BrokerCallCredentials extends CallCredentials {
         metadata.set(name, value);
       }
     } catch (error) {
-      throw failure(error instanceof Error ? error.message : String(error));
+      const mayPass = error instanceof BrokerError && !isRefusal(error.code);
+      throw failure(
+        error instanceof Error ? error.message : String(error),
+        mayPass ? status.UNAVAILABLE : status.UNAUTHENTICATED,
+      );
     }
     return metadata;
   }
@@ -84,6 +90,6 @@ class BrokerCallCredentials extends CallCredentials {
 }
 
 /** The form of an error that gRPC makes the status of the call of. */
-function failure(message: string): Error {
-  return Object.assign(new Error(message), { code: status.UNAUTHENTICATED });
+function failure(message: string, code = status.UNAUTHENTICATED): Error {
+  return Object.assign(new Error(message), { code });
 }

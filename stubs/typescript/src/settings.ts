@@ -68,8 +68,7 @@ export interface Settings {
  */
 export function readSettings(options: BrokerClientOptions, environment: NodeJS.ProcessEnv): Settings {
   const text = (argument: string | undefined, word: string): string | undefined => {
-    const value = argument ?? environment[`CREDENTIAL_BROKER_${word}`];
-    return value === "" ? undefined : value;
+    return given(argument) ?? given(environment[`CREDENTIAL_BROKER_${word}`]);
   };
 
   const address = parseAddress(text(options.address, "ADDRESS") ?? "dns:///127.0.0.1:50051");
@@ -102,6 +101,11 @@ export function readSettings(options: BrokerClientOptions, environment: NodeJS.P
     silenceMs: positive("silenceMs", options.silenceMs ?? 60_000),
     logger: options.logger ?? console,
   };
+}
+
+/** Returns a text; an empty one is as if it were not given. */
+export function given(text: string | undefined): string | undefined {
+  return text === "" ? undefined : text;
 }
 
 /** Timers of JavaScript take no longer time, and fire at once instead. */

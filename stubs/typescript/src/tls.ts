@@ -53,10 +53,11 @@ export class TlsFiles implements experimental.CertificateProvider {
     this.#lookedAt = now;
     try {
       const found = stamp(this.#paths);
-      if (found !== this.#stamp) {
-        this.#contents = readContents(this.#paths);
-        this.#stamp = found;
+      if (found === this.#stamp) {
+        return;
       }
+      this.#contents = readContents(this.#paths);
+      this.#stamp = found;
     } catch {
       return; // half-written or gone: what is in use stays, and the next look may find better
     }

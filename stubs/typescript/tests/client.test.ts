@@ -200,6 +200,17 @@ test("a report that is refused drops what was rejected and nothing newer, and no
   }
 });
 
+test("an empty text is as if it were not given", async () => {
+  await using broker = await FakeBroker.start();
+  using client = connect(broker, { identity: "mine", watch: false });
+  const first = await client.authorization("inference", { thread: "", identity: "", targetUrl: "" });
+  assert.equal(await client.authorization("inference", { targetUrl: "" }), first);
+  assert.deepEqual(
+    broker.asked.map(({ identity, targetUrl }) => [identity, targetUrl]),
+    [["mine", ""]],
+  );
+});
+
 test("a wish that is refused leaves what is held", async () => {
   await using broker = await FakeBroker.start();
   using client = connect(broker, { watch: false });

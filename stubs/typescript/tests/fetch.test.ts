@@ -143,6 +143,44 @@ test("the 401 is the answer when there is nothing better, or sending again fails
   assert.deepEqual([await (await failing(at.origin.url)).text(), sent], ["rejected", 2]);
 });
 
+test("the first 401 is read before sending again, so that one connection is enough, and is whole if it is the answer", async () => {
+  const page = "x".repeat(40_000);
+  const ports: (number | undefined)[] = [];
+  await using at = await world(({ headers }, response) => {
+    ports.push(response.socket?.remotePort);
+    response.writeHead(headers.authorization === "secret-of-r1" ? 401 : 200).end(page);
+  });
+  assert.equal((await at.fetch(at.origin.url)).status, 200);
+  assert.equal(ports[0], ports[1]);
+
+  for (const length of [0, 40_000, 400_000]) {
+    await using other = await world((_, response) => response.writeHead(401).end("y".repeat(length)));
+    let sent = 0;
+    const failing = other.client.fetch({
+      origin: other.origin.url,
+      scope: "inference",
+      fetch: (input, init) => {
+        sent += 1;
+        return sent === 1 ? fetch(input, init) : Promise.reject(new TypeError("the network is down"));
+      },
+    });
+    const answer = await failing(other.origin.url);
+    assert.deepEqual([answer.status, (await answer.text()).length, sent], [401, length, 2]);
+  }
+});
+
+test("a broken 401 does not hide the answer to the second attempt", async () => {
+  await using at = await world(({ headers }, response) => {
+    if (headers.authorization === "secret-of-r1") {
+      response.writeHead(401, { "content-length": "100" }).write("half of it");
+      setTimeout(() => response.destroy(), 20);
+    } else {
+      response.end("the answer");
+    }
+  });
+  assert.equal(await (await at.fetch(at.origin.url)).text(), "the answer");
+});
+
 test("without headers nothing is sent", async () => {
   await using at = await world((_, response) => response.end());
   at.broker.answers = [{ error: status.PERMISSION_DENIED }];

@@ -57,6 +57,15 @@ test("arguments win over the environment, and that over the defaults", () => {
   assert.equal(readSettings({}, environment).tls, undefined);
 });
 
+test("an empty text is as if it were not given", () => {
+  const environment = { CREDENTIAL_BROKER_ADDRESS: "localhost:2", CREDENTIAL_BROKER_CA_FILE: "ca.pem" };
+  const settings = readSettings({ address: "", caFile: "", serverName: "" }, environment);
+  assert.deepEqual(
+    [settings.address.target, settings.tls?.caFile, settings.serverName],
+    ["dns:///localhost:2", "ca.pem", undefined],
+  );
+});
+
 test("headers do not travel in the open to another host unless that is allowed in so many words", () => {
   const far = { address: "broker.internal:1" };
   assert.throws(() => readSettings(far, {}), /plaintext/);

@@ -134,6 +134,14 @@ test("when the broker refuses, the call is not sent, and its error says why", as
   const tls = client.channelCredentials(credentials.createSsl(readFileSync(one.certificate)), "inference");
   await assert.rejects(call(port, tls), /as told/);
   assert.deepEqual(calls, []);
+
+  for (const [failure, code] of [
+    [status.PERMISSION_DENIED, status.UNAUTHENTICATED],
+    [status.RESOURCE_EXHAUSTED, status.UNAVAILABLE],
+  ] as const) {
+    broker.answers = [{ error: failure }];
+    await assert.rejects(call(port, tls), { code }); // the second may pass
+  }
   server.forceShutdown();
 });
 
