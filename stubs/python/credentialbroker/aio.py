@@ -19,6 +19,7 @@ from credentialbroker.errors import (
     Failure,
     deadline_exceeded,
     failure_of_call,
+    failure_of_exception,
     withdrawn_again_and_again,
 )
 from credentialbroker.questions import ASK_AGAIN, Question, Report
@@ -27,7 +28,7 @@ from credentialbroker.v1.credential_broker_pb2_grpc import CredentialBrokerStub
 from credentialbroker.watch import State
 
 _SLICE_SECONDS: Final = 1.0
-"""How often a connection of a client that does not watch looks whether its entry is due."""
+"""How often a client that does not watch looks what is idle, and what its open connections need."""
 
 ResponseT = TypeVar("ResponseT")
 
@@ -64,7 +65,7 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
     _flights: dict[Question | Report, _Flight]
     _newest: _Stream | None
     _tasks: set[asyncio.Task[Any]]
-    _watching: bool
+    _working: bool
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -189,7 +190,8 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
                 task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._channels.retire().close()
+        for channel in self._channels.retire():
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -244,8 +246,10 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
         return flight.task.result()
 
     def _begin(self, question: Question | Report) -> _Flight:
-        flight = self._flights[question] = _Flight(self._entries.asked(question.key))
-        flight.task = self._start(self._fly(question, flight), "credentialbroker-call")
+        # The request is made first: what is wrong with arguments is told to who gave them, and to nobody else.
+        flight, request = _Flight(self._entries.asked(question.key)), question.request()
+        flight.task = self._start(self._fly(question, flight, request), "credentialbroker-call")
+        self._flights[question] = flight
         return flight
 
     def _touch(self, key: Key, *, refresh: bool = False) -> None:
@@ -257,9 +261,12 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
             flight = self._flights.get(question) or self._begin(question)
             flight.waiting += 1
 
-    async def _fly(self, question: Question | Report, flight: _Flight) -> Authorization | Failure | None:
+    async def _fly(self, question: Question | Report, flight: _Flight, request: Any) -> Authorization | Failure | None:
+        outcome: Authorization | Failure
         try:
-            outcome = await self._send(question)
+            outcome = await self._send(question, request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the failure of this call
+            outcome = failure_of_exception(error)
         finally:
             if self._flights.get(question) is flight:
                 del self._flights[question]
@@ -272,14 +279,14 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
             self._health.call_failed(outcome, now)
             question.failed(self._entries, flight.asked, outcome, now)
         self._health.say()
-        self._ensure_watching()
+        self._ensure_working()
         return answer
 
-    async def _send(self, question: Question | Report) -> Authorization | Failure:
+    async def _send(self, question: Question | Report, request: Any) -> Authorization | Failure:
         channel = self._channels.acquire()
         stub: Any = CredentialBrokerStub(channel.grpc)
         try:
-            response = await getattr(stub, question.rpc)(question.request(), timeout=self._timeout, metadata=METADATA)
+            response = await getattr(stub, question.rpc)(request, timeout=self._timeout, metadata=METADATA)
             return Authorization(response.authorization, question.key, time.monotonic())
         except grpc.aio.AioRpcError as error:
             return failure_of_call(error)
@@ -307,8 +314,7 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
         return response
 
     async def _release(self, channel: Channel[grpc.aio.Channel]) -> None:
-        unused = self._channels.release(channel)
-        if unused is not None:
+        for unused in self._channels.release(channel):
             await unused.close()
 
     def _start(self, work: Any, name: str) -> asyncio.Task[Any]:
@@ -317,12 +323,23 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    # --- the stream ---------------------------------------------------------------------------------------------------
+    # --- work in the background ---------------------------------------------------------------------------------------
 
-    def _ensure_watching(self) -> None:
-        if self._watches and not self._is_closed and not self._watching and self._by_key:
-            self._watching = True
-            self._start(self._keep_watching(0.0), "credentialbroker-watch")
+    def _ensure_working(self) -> None:
+        if not self._is_closed and not self._working and self._by_key:
+            self._working = True
+            work = self._keep_watching(0.0) if self._watches else self._keep_looking()
+            self._start(work, "credentialbroker-work")
+
+    async def _keep_looking(self) -> None:
+        """Do what the stream brings about on a client that watches."""
+        while self._by_key:
+            await asyncio.sleep(_SLICE_SECONDS)
+            now = time.monotonic()
+            self._entries.sweep(now)
+            for key in self._entries.connected_and_due(now):
+                self._touch(key, refresh=True)
+        self._working = False
 
     async def _keep_watching(self, wait: float) -> None:
         next_wait: float | None = wait
@@ -333,23 +350,30 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
 
     async def _converse(self) -> float | None:
         """Read a stream to its end. Returns the wait before the next; None where another task opens it."""
-        stream = _Stream()
-        channel = self._channels.acquire()
+        stream = self._newest = _Stream()
         for message in self._watch.opened(time.monotonic()):
             stream.outbox.put_nowait(message)
-        self._newest = stream
-        call: Any = CredentialBrokerStub(channel.grpc).WatchAuthorizations(_messages(stream), metadata=METADATA)
         try:
-            failure = await self._read(stream, call)
-        finally:
-            call.cancel()
-            stream.outbox.put_nowait(None)
-            await self._release(channel)
+            failure = await self._open(stream)
+        except Exception as error:  # noqa: BLE001 - whatever it is, watching goes on with the next stream
+            failure = failure_of_exception(error)
         if self._newest is not stream:
             return None
         self._newest = None
         wait = self._watch.ended(failure, time.monotonic())
         return None if stream.succeeded else wait
+
+    async def _open(self, stream: _Stream) -> Failure | None:
+        channel = self._channels.acquire()
+        try:
+            call: Any = CredentialBrokerStub(channel.grpc).WatchAuthorizations(_messages(stream), metadata=METADATA)
+            try:
+                return await self._read(stream, call)
+            finally:
+                call.cancel()
+        finally:
+            stream.outbox.put_nowait(None)
+            await self._release(channel)
 
     async def _read(self, stream: _Stream, call: Any) -> Failure | None:
         try:
@@ -385,8 +409,10 @@ class AsyncClient(BaseClient[grpc.aio.Channel]):
         self._flights = {}
         self._newest = None
         self._tasks = set()
-        self._watching = False
-        self._channels = Channels(self._settings, grpc.aio.insecure_channel, grpc.aio.secure_channel)
+        self._working = False
+
+    def _connect(self) -> Channels[grpc.aio.Channel]:
+        return Channels(self._settings, grpc.aio.insecure_channel, grpc.aio.secure_channel)
 
 
 async def _messages(stream: _Stream) -> AsyncIterator[pb2.WatchAuthorizationsRequest]:
@@ -443,7 +469,7 @@ class AsyncConnection:
 
     def close(self) -> None:
         """Forget the connection, which is closed. Closing twice is fine."""
-        self._client._entries.disconnect(self.authorization.key, self._use)  # noqa: SLF001
+        self._client._entries.disconnect(self.authorization.key, self._use, time.monotonic())  # noqa: SLF001
 
     def __enter__(self) -> Self:
         return self

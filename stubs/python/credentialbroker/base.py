@@ -83,8 +83,8 @@ class BaseClient(Generic[ChannelT]):
         self._health: Final = Health(self._entries)
         self._watch: Final = Watch(self._entries, self._health)
         self._is_closed = False
-        self._channels: Channels[ChannelT]
         self._set_out()
+        self._channels: Channels[ChannelT] = self._connect()
 
     def __repr__(self) -> str:
         held, _ = self._entries.held(time.monotonic())
@@ -114,7 +114,7 @@ class BaseClient(Generic[ChannelT]):
     def _question(
         self, scope: str, thread: str, identity: str | None, target_url: str | None, min_validity: float
     ) -> Question:
-        return Question(Key(identity or self._identity, scope, thread), min_validity, target_url)
+        return Question(Key(identity or self._identity, scope, thread), min_validity, target_url or None)
 
     def _register_request(self, thread: str, identity: str | None) -> pb2.RegisterTaskRequest:
         named = identity or self._identity
@@ -139,6 +139,10 @@ class BaseClient(Generic[ChannelT]):
         """Send a message on the newest stream, where there is one."""
         raise NotImplementedError
 
+    def _connect(self) -> Channels[ChannelT]:
+        """Make the channel of the runtime."""
+        raise NotImplementedError
+
     def _set_out(self) -> None:
-        """Make what belongs to this process: channels, locks, the lists of what is under way."""
+        """Make what belongs to this process: locks, the lists of what is under way."""
         raise NotImplementedError

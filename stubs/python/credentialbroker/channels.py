@@ -1,13 +1,15 @@
 """Connections to the broker, as every client makes them: service config, keepalive, TLS files that may change."""
 
+import copy
 import os
 import ssl
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import grpc
 
@@ -52,6 +54,15 @@ ChannelT = TypeVar("ChannelT", bound=Closeable)
 MakePlain = Callable[..., ChannelT]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class TlsFiles:
+    """What the TLS files hold, in PEM."""
+
+    authorities: bytes | None
+    certificate: bytes | None
+    private_key: bytes | None
+
+
 class Channel(Generic[ChannelT]):
     """A channel, how many calls are on it, and whether it is still the one to use."""
 
@@ -67,6 +78,8 @@ class Channels(Generic[ChannelT]):
 
     gRPC for Python does not read files of a client's channel again, so that this is the only way.
     """
+
+    _unused: list[ChannelT]
 
     def __init__(
         self,
@@ -92,10 +105,10 @@ class Channels(Generic[ChannelT]):
         self._insecure: Final = insecure
         self._secure: Final = secure
         self._clock: Final = clock
-        self._lock = threading.Lock()
         self._seen = self._versions()
         self._looked = clock()
-        self._current = Channel(self._make())
+        self._tls = self._read()
+        self._set_out()
 
     def acquire(self) -> Channel[ChannelT]:
         """Return the channel for a call. It must be released when the call has ended."""
@@ -104,15 +117,38 @@ class Channels(Generic[ChannelT]):
             self._current.calls += 1
             return self._current
 
-    def release(self, channel: Channel[ChannelT]) -> ChannelT | None:
-        """Give a channel back. Returns it where it is to be closed now: nobody will use it again."""
+    def release(self, channel: Channel[ChannelT]) -> list[ChannelT]:
+        """Give a channel back. Returns those that are to be closed now: nobody will use them again."""
         with self._lock:
             channel.calls -= 1
-            return channel.grpc if channel.retired and not channel.calls else None
+            self._forget_if_unused(channel)
+            unused, self._unused = self._unused, []
+            return unused
 
-    def retire(self) -> ChannelT:
-        """Return the channel that is used now, to be closed at the end of the client."""
-        return self._current.grpc
+    def retire(self) -> list[ChannelT]:
+        """Return the channels without calls and the one that is used now, to be closed at the end of the client."""
+        with self._lock:
+            unused, self._unused = self._unused, []
+            return [*unused, self._current.grpc]
+
+    def in_child(self) -> Self:
+        """
+        Return the same for a child made by a fork: with connections of its own, and without touching those of before.
+
+        The TLS files are taken as they were read last: an error about them would have nowhere to go.
+        """
+        made = copy.copy(self)
+        made._set_out()  # noqa: SLF001 - of this class
+        return made
+
+    def _set_out(self) -> None:
+        self._lock = threading.Lock()
+        self._unused = []
+        self._current = Channel(self._make(self._tls))
+
+    def _forget_if_unused(self, channel: Channel[ChannelT]) -> None:
+        if channel.retired and not channel.calls:
+            self._unused.append(channel.grpc)
 
     def _look(self) -> None:
         now = self._clock()
@@ -123,15 +159,14 @@ class Channels(Generic[ChannelT]):
             seen = self._versions()
             if seen == self._seen:
                 return
-            made = Channel(self._make())
+            tls = self._read()
+            made = Channel(self._make(tls))
         except (OSError, ValueError):
             return  # half-written or gone: the old ones stay in use, and it is looked at again
         with self._lock:
-            old, self._current, self._seen = self._current, made, seen
+            old, self._current, self._seen, self._tls = self._current, made, seen, tls
             old.retired = True
-            unused = not old.calls
-        if unused:
-            old.grpc.close()
+            self._forget_if_unused(old)
 
     def _files(self) -> tuple[Path, ...]:
         settings = self._settings
@@ -142,9 +177,12 @@ class Channels(Generic[ChannelT]):
         states = (path.stat() for path in self._files())
         return tuple((state.st_mtime_ns, state.st_ino, state.st_size) for state in states)
 
-    def _make(self) -> ChannelT:
+    def _read(self) -> TlsFiles | None:
+        return None if self._settings.ca_file is None else read_tls_files(self._settings)
+
+    def _make(self, tls: TlsFiles | None) -> ChannelT:
         settings, options = self._settings, _OPTIONS
-        if settings.ca_file is None:
+        if tls is None:
             return self._insecure(settings.target.name, options=options)
         if settings.server_name is not None:
             options = (
@@ -152,10 +190,11 @@ class Channels(Generic[ChannelT]):
                 ("grpc.ssl_target_name_override", settings.server_name),
                 ("grpc.default_authority", settings.server_name),
             )
-        return self._secure(settings.target.name, read_credentials(settings), options=options)
+        credentials = grpc.ssl_channel_credentials(tls.authorities, tls.private_key, tls.certificate)
+        return self._secure(settings.target.name, credentials, options=options)
 
 
-def read_credentials(settings: Settings) -> grpc.ChannelCredentials:
+def read_tls_files(settings: Settings) -> TlsFiles:
     """
     Read the TLS files.
 
@@ -166,7 +205,8 @@ def read_credentials(settings: Settings) -> grpc.ChannelCredentials:
     authorities = _read(settings.ca_file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(cadata=(authorities or b"").decode("ascii"))
+        # A bundle may have comments, in any language.
+        context.load_verify_locations(cadata=(authorities or b"").decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError):
         raise ValueError(f"{settings.ca_file} does not hold certificates in PEM") from None
     certificate, key = _read(settings.certificate_file), _read(settings.private_key_file)
@@ -179,7 +219,7 @@ def read_credentials(settings: Settings) -> grpc.ChannelCredentials:
                 f"{settings.certificate_file} and {settings.private_key_file} do not hold a certificate in PEM and its"
                 " unencrypted private key"
             ) from None
-    return grpc.ssl_channel_credentials(authorities, key, certificate)
+    return TlsFiles(authorities, certificate, key)
 
 
 def _read(path: os.PathLike[str] | None) -> bytes | None:

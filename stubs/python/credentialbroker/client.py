@@ -1,11 +1,13 @@
 """The client for threads. `credentialbroker.aio` has the one for asyncio."""
 
+import contextlib
+import logging
 import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,6 +24,7 @@ from credentialbroker.errors import (
     Failure,
     deadline_exceeded,
     failure_of_call,
+    failure_of_exception,
     withdrawn_again_and_again,
 )
 from credentialbroker.questions import ASK_AGAIN, Question, Report
@@ -29,17 +32,19 @@ from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.v1.credential_broker_pb2_grpc import CredentialBrokerStub
 from credentialbroker.watch import State
 
+_LOG: Final = logging.getLogger("credentialbroker")
 _SLICE_SECONDS: Final = 1.0
-"""How often a connection of a client that does not watch looks whether its entry is due."""
+"""How often a client that does not watch looks what is idle, and what its open connections need."""
 
 
 class _Flight:
     """A call under way, and how many wait for it. A refresh in the background counts as one who waits."""
 
-    __slots__ = ("asked", "call", "landed", "waiting")
+    __slots__ = ("asked", "call", "landed", "request", "waiting")
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, request: Any) -> None:
         self.asked: Final = asked
+        self.request: Final = request
         self.landed: Final[Future[Authorization | Failure | None]] = Future()
         self.call: Any = None
         self.waiting = 1
@@ -71,7 +76,7 @@ class Client(BaseClient[grpc.Channel]):
     _streams: set[_Stream]
     _newest: _Stream | None
     _threads: set[threading.Thread]
-    _watching: bool
+    _working: bool
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +188,8 @@ class Client(BaseClient[grpc.Channel]):
         for flight in flights:
             if flight.call is not None:
                 flight.call.cancel()
-        self._channels.retire().close()
+        for channel in self._channels.retire():
+            channel.close()
         for thread in list(self._threads):
             if thread is not threading.current_thread():
                 thread.join()
@@ -203,7 +209,7 @@ class Client(BaseClient[grpc.Channel]):
             _, refresh = question.held(self._entries, time.monotonic())
             if not refresh or question in self._flights:
                 return
-            flight = self._flights[question] = _Flight(self._entries.asked(key))
+            flight = self._new_flight(question)
         self._begin(question, flight)
 
     # --- one call for all who wait ------------------------------------------------------------------------------------
@@ -222,7 +228,7 @@ class Client(BaseClient[grpc.Channel]):
                 flight = self._flights.get(wanted)
                 begins = flight is None
                 if flight is None:
-                    flight = self._flights[wanted] = _Flight(self._entries.asked(question.key))
+                    flight = self._new_flight(wanted)
                 elif not refresh:
                     flight.waiting += 1
             if begins:
@@ -257,46 +263,62 @@ class Client(BaseClient[grpc.Channel]):
         self._check_open()
         return answer
 
+    def _new_flight(self, question: Question | Report) -> _Flight:
+        # The request is made first: what is wrong with arguments is told to who gave them, and to nobody else.
+        flight = _Flight(self._entries.asked(question.key), question.request())
+        self._flights[question] = flight
+        return flight
+
     def _begin(self, question: Question | Report, flight: _Flight) -> None:
+        # Whatever happens the flight lands, or all who ask the same would wait for it.
+        channel: Channel[grpc.Channel] | None = None
         try:
             channel = self._channels.acquire()
-        except BaseException:
-            with self._lock:
-                del self._flights[question]
-            raise
-        stub: Any = CredentialBrokerStub(channel.grpc)
-        try:
-            call = getattr(stub, question.rpc).future(question.request(), timeout=self._timeout, metadata=METADATA)
-        except ValueError:  # what gRPC raises for a channel that was closed meanwhile
-            self._release(channel)
-            self._land(question, flight, Failure(code=grpc.StatusCode.CANCELLED, message="the client was closed"))
+            stub: Any = CredentialBrokerStub(channel.grpc)
+            call = getattr(stub, question.rpc).future(flight.request, timeout=self._timeout, metadata=METADATA)
+        except BaseException as error:
+            if channel is not None:
+                self._release(channel)
+            self._land(question, flight, failure_of_exception(error))
+            if not isinstance(error, Exception):
+                raise
             return
         flight.call = call
-        call.add_done_callback(lambda done: self._arrived(question, flight, channel, done))
+        used = channel
+        call.add_done_callback(lambda done: self._arrived(question, flight, used, done))
 
     def _arrived(self, question: Question | Report, flight: _Flight, channel: Channel[grpc.Channel], call: Any) -> None:
         now = time.monotonic()
-        self._release(channel)
-        if call.code() is grpc.StatusCode.OK:
-            self._land(question, flight, Authorization(call.result().authorization, question.key, now))
-        else:
-            self._land(question, flight, failure_of_call(call))
+        outcome: Authorization | Failure
+        try:
+            if call.code() is grpc.StatusCode.OK:
+                outcome = Authorization(call.result().authorization, question.key, now)
+            else:
+                outcome = failure_of_call(call)
+        except Exception as error:  # noqa: BLE001 - gRPC would swallow it, and nobody learn that the call has ended
+            outcome = failure_of_exception(error)
+        try:
+            self._release(channel)
+        finally:
+            self._land(question, flight, outcome)
 
     def _land(self, question: Question | Report, flight: _Flight, outcome: Authorization | Failure) -> None:
         now = time.monotonic()
         answer: Authorization | Failure | None = outcome
-        with self._lock:
-            if self._flights.get(question) is flight:
-                del self._flights[question]
-            if not self._is_closed and isinstance(outcome, Authorization):
-                self._health.good()
-                answer = question.answered(self._entries, flight.asked, outcome, now)
-            elif not self._is_closed and isinstance(outcome, Failure):
-                self._health.call_failed(outcome, now)
-                question.failed(self._entries, flight.asked, outcome, now)
+        try:
+            with self._lock:
+                if self._flights.get(question) is flight:
+                    del self._flights[question]
+                if not self._is_closed and isinstance(outcome, Authorization):
+                    self._health.good()
+                    answer = question.answered(self._entries, flight.asked, outcome, now)
+                elif not self._is_closed and isinstance(outcome, Failure):
+                    self._health.call_failed(outcome, now)
+                    question.failed(self._entries, flight.asked, outcome, now)
+        finally:
+            flight.landed.set_result(answer)
         self._health.say()
-        self._ensure_watching()
-        flight.landed.set_result(answer)
+        self._ensure_working()
 
     def _call(self, rpc: str, request: Any, timeout: float | None) -> Any:
         self._check_open()
@@ -321,22 +343,46 @@ class Client(BaseClient[grpc.Channel]):
         return response
 
     def _release(self, channel: Channel[grpc.Channel]) -> None:
-        unused = self._channels.release(channel)
-        if unused is not None:
+        for unused in self._channels.release(channel):
             unused.close()
 
-    # --- the stream ---------------------------------------------------------------------------------------------------
+    # --- work in the background ---------------------------------------------------------------------------------------
 
-    def _ensure_watching(self) -> None:
+    def _ensure_working(self) -> None:
         with self._lock:
-            if self._watches and not self._is_closed and not self._watching and self._by_key:
-                self._watching = True
-                self._start_watching(0.0)
+            if self._is_closed or self._working or not self._by_key:
+                return
+            # Where there is no thread to be had now, the next answer tries again.
+            with contextlib.suppress(RuntimeError):
+                if self._watches:
+                    self._start(self._keep_watching, 0.0)
+                else:
+                    self._start(self._keep_looking)
+                self._working = True
 
-    def _start_watching(self, wait: float) -> None:
-        thread = threading.Thread(target=self._keep_watching, args=(wait,), name="credentialbroker-watch", daemon=True)
+    def _start(self, work: Callable[..., None], *arguments: float) -> None:
+        thread = threading.Thread(target=work, args=arguments, name="credentialbroker-work", daemon=True)
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            self._threads.discard(thread)
+            raise
+
+    def _keep_looking(self) -> None:
+        """Do what the stream brings about on a client that watches."""
+        while not self._closing.wait(_SLICE_SECONDS):
+            now = time.monotonic()
+            with self._lock:
+                self._entries.sweep(now)
+                if not self._by_key:
+                    self._working = False
+                    break
+                questions = map(Question, self._entries.connected_and_due(now))
+                begun = [(each, self._new_flight(each)) for each in questions if each not in self._flights]
+            for question, flight in begun:
+                self._begin(question, flight)
+        self._threads.discard(threading.current_thread())
 
     def _keep_watching(self, wait: float) -> None:
         next_wait: float | None = wait
@@ -348,19 +394,14 @@ class Client(BaseClient[grpc.Channel]):
     def _converse(self) -> float | None:
         """Read a stream to its end. Returns the wait before the next; None where another thread opens it, or nobody."""
         stream = _Stream()
-        channel = self._channels.acquire()
-        try:
-            with self._lock:
-                if self._is_closed:
-                    return None
-                for message in self._watch.opened(time.monotonic()):
-                    stream.outbox.put(message)
-                self._streams.add(stream)
-                self._newest = stream
-            failure = self._read(stream, CredentialBrokerStub(channel.grpc))
-        finally:
-            stream.outbox.put(None)
-            self._release(channel)
+        with self._lock:
+            if self._is_closed:
+                return None
+            self._streams.add(stream)
+            self._newest = stream
+            for message in self._watch.opened(time.monotonic()):
+                stream.outbox.put(message)
+        failure = self._read(stream)
         with self._lock:
             self._streams.discard(stream)
             if self._newest is not stream or self._is_closed:
@@ -369,8 +410,11 @@ class Client(BaseClient[grpc.Channel]):
             wait = self._watch.ended(failure, time.monotonic())
             return None if stream.succeeded else wait
 
-    def _read(self, stream: _Stream, stub: Any) -> Failure | None:
+    def _read(self, stream: _Stream) -> Failure | None:
+        channel: Channel[grpc.Channel] | None = None
         try:
+            channel = self._channels.acquire()
+            stub: Any = CredentialBrokerStub(channel.grpc)
             stream.call = stub.WatchAuthorizations(self._messages(stream), metadata=METADATA)
             if self._closing.is_set():
                 stream.call.cancel()
@@ -383,8 +427,14 @@ class Client(BaseClient[grpc.Channel]):
                 self._health.say()
         except grpc.RpcError as error:
             return self._silent if stream.silent else failure_of_call(error)
-        except ValueError:
-            return None  # what gRPC raises for a channel that was closed meanwhile
+        except Exception as error:  # noqa: BLE001 - whatever it is, watching goes on with the next stream
+            return failure_of_exception(error)
+        finally:
+            stream.outbox.put(None)
+            if stream.call is not None:
+                stream.call.cancel()
+            if channel is not None:
+                self._release(channel)
         return None
 
     def _take(self, stream: _Stream, event: pb2.WatchAuthorizationsResponse) -> None:
@@ -393,8 +443,8 @@ class Client(BaseClient[grpc.Channel]):
                 return
             wait = self._watch.take(event, time.monotonic(), newest=stream is self._newest)
             if wait is not None and not stream.succeeded:
+                self._start(self._keep_watching, wait)
                 stream.succeeded = True
-                self._start_watching(wait)
 
     def _messages(self, stream: _Stream) -> Iterator[pb2.WatchAuthorizationsRequest]:
         # Runs in the thread in which gRPC sends. While there is nothing to send it watches over the silence.
@@ -424,24 +474,34 @@ class Client(BaseClient[grpc.Channel]):
         self._streams = set()
         self._newest = None
         self._threads = set()
-        self._watching = False
-        self._channels = Channels(self._settings, grpc.insecure_channel, grpc.secure_channel)
-        _CLIENTS.add(self)
+        self._working = False
+
+    def _connect(self) -> Channels[grpc.Channel]:
+        channels = Channels(self._settings, grpc.insecure_channel, grpc.secure_channel)
+        with _FORK:
+            _CLIENTS.add(self)
+        return channels
 
     def _set_out_in_child(self) -> None:
         # The threads are the parent's, and so are the sockets: what holds them is kept, since its end would end theirs.
         self._of_parent = self._channels, self._flights, self._streams
-        if not self._is_closed:
-            self._set_out()
+        closed, self._is_closed = self._is_closed, True
+        self._set_out()
+        if not closed:
+            self._channels = self._channels.in_child()
             self._entries.look_at_all_again()
+            self._is_closed = False
 
 
 _CLIENTS: Final["weakref.WeakSet[Client]"] = weakref.WeakSet()
+_FORK: Final = threading.Lock()
+"""Held during a fork: of two at once each would wait for what the other has."""
 _forking: list[Client] = []
 
 
 def _before_fork() -> None:
     # With its lock held nobody is half-way through a change of what a client holds.
+    _FORK.acquire()
     _forking.extend(_CLIENTS)
     for client in _forking:
         client._lock.acquire()  # noqa: SLF001 - of this module
@@ -450,11 +510,18 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     while _forking:
         _forking.pop()._lock.release()  # noqa: SLF001
+    _FORK.release()
 
 
 def _after_fork_in_child() -> None:
     while _forking:
-        _forking.pop()._set_out_in_child()  # noqa: SLF001
+        client = _forking.pop()
+        try:
+            client._set_out_in_child()  # noqa: SLF001
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            # That one is closed in the child; the others go on.
+            _LOG.exception("a client could not be taken over a fork")
+    _FORK.release()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
@@ -513,7 +580,7 @@ class Connection:
     def close(self) -> None:
         """Forget the connection, which is closed. Closing twice is fine."""
         with self._client._lock:  # noqa: SLF001
-            self._client._entries.disconnect(self.authorization.key, self._use)  # noqa: SLF001
+            self._client._entries.disconnect(self.authorization.key, self._use, time.monotonic())  # noqa: SLF001
 
     def __enter__(self) -> Self:
         return self

@@ -176,6 +176,8 @@ class Entries:
             value was withdrawn meanwhile, so that the answer may be the one that was meant: ask again.
         """
         entry = self.by_key.get(asked.key)
+        if entry is not asked.entry and asked.entry is not None and asked.entry.version != asked.version:
+            return None  # it was withdrawn, say, and then dropped
         if entry is not None and entry.version != asked.version and (entry is asked.entry or entry.version > 1):
             entry.refreshing = False
             self._freshen(entry)
@@ -188,15 +190,16 @@ class Entries:
             entry.origins = [*entry.origins, origin][-MAX_ORIGINS:]
         return answer
 
-    def replaced(self, asked: Asked, answer: Authorization, now: float) -> None:
+    def replaced(self, asked: Asked, answer: Authorization, now: float) -> bool:
         """
         Keep the answer to a report: whatever was asked for before it is older.
 
-        But not where something else than the rejection withdrew the value meanwhile: then the next use asks.
+        But not where something else than the rejection withdrew the value meanwhile. Returns whether it is kept.
         """
-        entry = self.by_key.get(asked.key)
-        if entry is None or entry is not asked.entry or entry.revoked == asked.revoked:
-            self._replace(entry or self._add(asked.key, now), answer, now)
+        if asked.entry is not None and asked.entry.revoked != asked.revoked:
+            return False
+        self._replace(self.by_key.get(asked.key) or self._add(asked.key, now), answer, now)
+        return True
 
     def refused(self, asked: Asked) -> None:
         """Drop what is held: the broker gives it no more. The next use asks, and learns why."""
@@ -272,11 +275,24 @@ class Entries:
         else:
             entry.connections.append(use)
 
-    def disconnect(self, key: Key, use: Use) -> None:
-        """Forget a connection."""
+    def disconnect(self, key: Key, use: Use, now: float) -> None:
+        """Forget a connection, which used its entry until now."""
         entry = self.by_key.get(key)
         if entry is not None and use in entry.connections:
             entry.connections.remove(use)
+            entry.used = now
+
+    def connected_and_due(self, now: float) -> list[Key]:
+        """Return what open connections use and nobody else asks for: a refresh of each must be begun now."""
+        due = [
+            entry
+            for entry in self.by_key.values()
+            if entry.connections and not entry.refreshing and now >= max(entry.fresh[1], entry.retry_at)
+        ]
+        for entry in due:
+            entry.refreshing = True
+            self._freshen(entry)
+        return [entry.key for entry in due]
 
     # --- the whole ----------------------------------------------------------------------------------------------------
 

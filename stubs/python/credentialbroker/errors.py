@@ -1,10 +1,11 @@
 """What can go wrong between a caller and the broker."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from credentialbroker.v1 import credential_broker_pb2 as pb2
@@ -101,8 +102,15 @@ class FailedCall(Protocol):
 def failure_of_call(call: FailedCall) -> Failure:
     """Return what a call that has ended with an error says of it."""
     code, message = call.code(), call.details() or ""
+    try:
+        return _with_details(code, message, call.trailing_metadata() or ())
+    except DecodeError:  # something between the broker and this client may answer in its name
+        return Failure(code=code, message=message)
+
+
+def _with_details(code: grpc.StatusCode, message: str, trailing: Iterable[tuple[str, Any]]) -> Failure:
     status = status_pb2.Status()
-    for key, value in call.trailing_metadata() or ():
+    for key, value in trailing:
         if key == _DETAILS:
             status.MergeFromString(value)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
@@ -129,6 +137,11 @@ def failure_of_status(status: pb2.ErrorStatus) -> Failure:
         reason_text=known.name.removeprefix(_PREFIX) if known else str(status.reason),
         retry_delay=status.retry_delay.ToNanoseconds() / 1e9 if status.HasField("retry_delay") else None,
     )
+
+
+def failure_of_exception(error: BaseException) -> Failure:
+    """Return the failure of what broke on this side, such as a thread that could not be started."""
+    return Failure(code=grpc.StatusCode.UNKNOWN, message=f"{type(error).__name__}: {error}")
 
 
 def withdrawn_again_and_again() -> Failure:

@@ -50,7 +50,8 @@ class AsyncBrokerPlugin(grpc.AuthMetadataPlugin):
         del context
 
         def done(asked: Future[Authorization]) -> None:
-            error = asked.exception()
+            # Cancelled is what tasks of a loop are that ends; asking a cancelled one for its exception raises.
+            error = RuntimeError("cancelled") if asked.cancelled() else asked.exception()
             if error is None:
                 callback(_metadata(asked.result()), None)
             else:

@@ -11,7 +11,7 @@ _MAX_PORT: Final = 65_535
 # white space, percent-encoded or non-ASCII hosts) has no origin and is refused, never normalised.
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://"
-    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
+    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?"
     r"(?:[/?][\x21-\x5b\x5d-\x7e]*)?",
     re.IGNORECASE | re.ASCII,

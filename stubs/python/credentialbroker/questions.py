@@ -1,7 +1,10 @@
 """The two calls that bring an authorization. Equal questions at a time are one call. No I/O, as in `entries`."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
+
+import grpc
 
 from credentialbroker.authorization import Authorization, Key
 from credentialbroker.entries import Asked, Entries
@@ -46,7 +49,13 @@ class Question:
         return entries.look(self.key, now, self.min_validity, origin)
 
     def request(self) -> pb2.GetAuthorizationRequest:
-        """Return it as a message."""
+        """
+        Return it as a message.
+
+        Raises:
+            TypeError: a part is of a type that it cannot be.
+            ValueError: a part cannot be sent.
+        """
         request = pb2.GetAuthorizationRequest(
             scope=self.key.scope,
             thread_id=self.key.thread,
@@ -54,12 +63,17 @@ class Question:
             target_url=self.target_url or "",
         )
         if self.min_validity:
+            if not math.isfinite(self.min_validity):
+                raise ValueError("min_validity is a number of seconds")
             request.min_validity.FromNanoseconds(round(self.min_validity * 1e9))
         return request
 
     def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
         """Keep the answer. Returns what to give, or None where it was withdrawn meanwhile: ask again."""
-        return entries.answered(asked, answer, now, self.min_validity, self.origin)
+        given = entries.answered(asked, answer, now, self.min_validity, self.origin)
+        if given is not None and self.target_url is not None and given.connection_tag != answer.connection_tag:
+            return None  # what came on the stream may be for another backend than the one that allows this target
+        return given
 
     def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
         """Keep or drop what is held, as the failure says."""
@@ -106,13 +120,14 @@ class Report:
         )
 
     def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
-        """Keep the answer, if nothing but the rejection withdrew what was held. Returns it in any case."""
-        entries.replaced(asked, answer, now)
-        return answer
+        """Keep the answer. Returns it, or None where more than the rejection withdrew what was held: ask again."""
+        return answer if entries.replaced(asked, answer, now) else None
 
     def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
         """Drop what is held, if the broker refuses and it is what was rejected."""
         del now
+        if failure.code is grpc.StatusCode.INVALID_ARGUMENT:
+            return  # that is about the report, not about what is held
         entry = entries.by_key.get(self.key)
         if failure.refused and entry is not None and entry.held is not None and entry.held.revision == self.revision:
             entries.refused(asked)

@@ -75,8 +75,12 @@ class BrokerAuth(AuthBase):
         if not isinstance(body, str | bytes | None):
             return response
         # A short answer is read to its end, so that its connection can be used again.
-        if int(response.headers.get("content-length", _MOST_READ + 1)) <= _MOST_READ:
-            _ = response.content
+        length = response.headers.get("content-length", "")
+        try:
+            if length.isdecimal() and int(length) <= _MOST_READ:
+                _ = response.content
+        except requests.RequestException:
+            return response
         response.close()
         repeated = response.request.copy()
         repeated.headers.update(better.headers)

@@ -1,5 +1,6 @@
 """What both clients do with the messages of a stream, and when the next one is opened. No I/O, as in `entries`."""
 
+import contextlib
 import logging
 import random
 from collections import deque
@@ -56,9 +57,11 @@ class Health:
         """Write to the log what there is to say."""
         while self._unsaid:
             try:
-                _LOG.warning("%s", self._unsaid.popleft())
+                text = self._unsaid.popleft()
             except IndexError:
                 return  # another thread said it
+            with contextlib.suppress(Exception):  # of a filter of the user's, say: it is not the client's trouble
+                _LOG.warning("%s", text)
 
     def good(self) -> None:
         """Note that the broker answered, be it with a refusal."""
@@ -116,6 +119,7 @@ class Watch:
         """Begin a stream. Returns the messages to begin it with."""
         self.heard = self._opened = now
         self._lives = False
+        self._entries.sweep(now)
         return self._entries.subscriptions(now)
 
     def lives(self, now: float) -> None:

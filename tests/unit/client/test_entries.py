@@ -188,8 +188,10 @@ def test_an_idle_entry_goes_when_its_next_value_comes() -> None:
     world.entries.connect(authorization(), use)
     world.entries.received(entry, authorization("r2"), 5.1)
     assert world.look(5.1) == ("r2", False)
-    world.entries.disconnect(KEY, use)
-    world.entries.received(entry, authorization("r3"), 10.3)
+    world.entries.disconnect(KEY, use, 60.0)
+    world.entries.received(entry, authorization("r3"), 65.0)
+    assert world.entries.by_key == {KEY: entry}
+    world.entries.received(entry, authorization("r4"), 65.1)
     assert world.entries.by_key == {}
 
 

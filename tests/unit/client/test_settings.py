@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from credentialbroker.channels import SERVICE_CONFIG, Channels, read_credentials
+from credentialbroker.channels import SERVICE_CONFIG, Channels, TlsFiles, read_tls_files
 from credentialbroker.settings import Settings, Target, parse_address
 
 ROOT = Path(__file__).parents[3]
@@ -86,9 +86,9 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
     missing, junk = tmp_path / "missing.pem", tmp_path / "junk.pem"
     junk.write_text("-----BEGIN CERTIFICATE-----\nnothing\n")
     with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
-        read_credentials(Settings.find(ca_file=missing, environment={}))
+        read_tls_files(Settings.find(ca_file=missing, environment={}))
     with pytest.raises(ValueError, match=r"junk\.pem"):
-        read_credentials(Settings.find(ca_file=junk, environment={}))
+        read_tls_files(Settings.find(ca_file=junk, environment={}))
 
 
 def test_the_service_config_is_the_repositorys() -> None:
@@ -109,15 +109,16 @@ def test_changed_tls_files_make_another_channel(tmp_path: Path, monkeypatch: pyt
     """They are looked at every 10 s; files that do not parse change nothing; a channel is closed after its last call."""
     ca, now, made = tmp_path / "ca.pem", 0.0, []
 
-    def read(settings: Settings) -> None:
+    def read(settings: Settings) -> TlsFiles:
         if "junk" in ca.read_text():
             raise ValueError
+        return TlsFiles(None, None, None)
 
-    def secure(name: str, credentials: None, options: object) -> FakeChannel:
+    def secure(name: str, credentials: object, options: object) -> FakeChannel:
         made.append(FakeChannel())
         return made[-1]
 
-    monkeypatch.setattr("credentialbroker.channels.read_credentials", read)
+    monkeypatch.setattr("credentialbroker.channels.read_tls_files", read)
     ca.write_text("first")
     channels = Channels(Settings.find(ca_file=ca, environment={}), secure, secure, lambda: now)
     first = channels.acquire()
@@ -131,6 +132,11 @@ def test_changed_tls_files_make_another_channel(tmp_path: Path, monkeypatch: pyt
     now = 20.0
     second = channels.acquire()
     assert second is not first
-    assert [channels.release(first), channels.release(first)] == [None, None]
-    assert channels.release(first) is first.grpc
-    assert channels.release(second) is None
+    assert [channels.release(first), channels.release(first)] == [[], []]
+    assert channels.release(first) == [first.grpc]
+    ca.write_text("the fourth, while there is no call")
+    assert channels.release(second) == []
+    now = 30.0
+    third = channels.acquire()
+    assert channels.release(third) == [second.grpc]
+    assert channels.retire() == [third.grpc]
