@@ -53,7 +53,6 @@ final class BrokerChannel implements AutoCloseable {
   private final ManagedChannel channel;
   private final boolean severalAddresses;
   private final Runnable away;
-  private final Runnable back;
   private int hastened;
   private ScheduledFuture<?> nextHaste;
 
@@ -63,12 +62,10 @@ final class BrokerChannel implements AutoCloseable {
    * @param tls null for plaintext
    * @param serverName the name in the broker's certificate; null for that of the address
    * @param away called whenever no connection can be made
-   * @param back called whenever there is one
    */
-  BrokerChannel(Address address, TlsFiles tls, String serverName, Runnable away, Runnable back) {
+  BrokerChannel(Address address, TlsFiles tls, String serverName, Runnable away) {
     this.tls = tls;
     this.away = away;
-    this.back = back;
     severalAddresses = !address.isUnix() && !address.isLiteral();
     timer.setRemoveOnCancelPolicy(true);
     channel = build(address, serverName);
@@ -113,13 +110,13 @@ final class BrokerChannel implements AutoCloseable {
     return CredentialBrokerGrpc.newFutureStub(channel);
   }
 
-  /** Returns the stub to open a stream with, after a look at the TLS files. */
+  /** Returns the stub to open a stream with. */
   CredentialBrokerGrpc.CredentialBrokerStub streams() {
-    lookAtFiles();
     return CredentialBrokerGrpc.newStub(channel);
   }
 
-  private void lookAtFiles() {
+  /** Reads the TLS files again if they changed. */
+  void lookAtFiles() {
     if (tls != null) {
       tls.refresh();
     }
@@ -130,12 +127,12 @@ final class BrokerChannel implements AutoCloseable {
     return channel.getState(false) == ConnectivityState.TRANSIENT_FAILURE;
   }
 
-  /** Runs what may take long, as what users hung on a future; nothing once the client is closed. */
+  /** Runs what may take long, as what users hung on a future; once the client is closed, here. */
   void execute(Runnable task) {
     try {
       executor.execute(task);
     } catch (RejectedExecutionException closed) {
-      // Whoever waited was told when it was closed.
+      task.run();
     }
   }
 
@@ -157,7 +154,6 @@ final class BrokerChannel implements AutoCloseable {
     if (state == ConnectivityState.READY) {
       hastened = 0;
       backoff.reset();
-      back.run();
     } else if (state == ConnectivityState.TRANSIENT_FAILURE) {
       away.run();
     }

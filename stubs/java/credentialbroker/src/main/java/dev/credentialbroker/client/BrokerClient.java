@@ -14,6 +14,7 @@ import dev.credentialbroker.v1.ReportRejectedResponse;
 import dev.credentialbroker.v1.Task;
 import io.grpc.Context;
 import io.grpc.Deadline;
+import io.grpc.Status;
 import java.net.URI;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -27,6 +28,7 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
+import java.util.function.Supplier;
 
 /**
  * Asks the credential broker for the headers to attach to calls, and keeps them current.
@@ -51,6 +53,8 @@ import java.util.function.Function;
  */
 public final class BrokerClient implements AutoCloseable {
   private static final long LONGEST_CALL = TimeUnit.SECONDS.toNanos(10);
+  private static final int ASKED_AGAIN = 3;
+  private static final int LONGEST_DETAIL = 256;
 
   private final String identity;
   private final long timeout;
@@ -66,8 +70,7 @@ public final class BrokerClient implements AutoCloseable {
     TlsFiles tls = options.tls(address);
     identity = options.identity;
     timeout = Math.min(Durations.nanos(options.timeout), LONGEST_CALL);
-    channel =
-        new BrokerChannel(address, tls, options.serverName, this::brokerIsAway, presence::back);
+    channel = new BrokerChannel(address, tls, options.serverName, this::brokerIsAway);
     long idle = Durations.nanos(options.idleTime);
     cache = new Cache(options.cacheSize, idle, new Subscriptions());
     watch =
@@ -122,7 +125,7 @@ public final class BrokerClient implements AutoCloseable {
    */
   public CompletableFuture<Authorization> authorizationAsync(AuthorizationRequest request) {
     Authorization held = held(request);
-    return held != null ? CompletableFuture.completedFuture(held) : ask(request);
+    return held != null ? CompletableFuture.completedFuture(held) : flights.own(ask(request));
   }
 
   /**
@@ -130,16 +133,20 @@ public final class BrokerClient implements AutoCloseable {
    * replace what is held. Where the client already holds other ones, they are returned without a
    * call.
    *
-   * @param detail what the backend said, at most 256 bytes, for the audit record; never a header
+   * @param detail what the backend said, for the audit record, cut to 256 bytes; never a header
    * @throws BrokerException when the broker has nothing better
    */
   public Authorization reportRejected(Authorization rejected, String detail) {
-    return await(reportRejectedAsync(rejected, detail));
+    return await(report(rejected, detail));
   }
 
   /** The same, without waiting. */
   public CompletableFuture<Authorization> reportRejectedAsync(
       Authorization rejected, String detail) {
+    return flights.own(report(rejected, detail));
+  }
+
+  private CompletableFuture<Authorization> report(Authorization rejected, String detail) {
     Key key = rejected.key();
     Authorization held = held(key, 0, null);
     if (held != null && !held.revision().equals(rejected.revision())) {
@@ -151,17 +158,35 @@ public final class BrokerClient implements AutoCloseable {
             .setThreadId(key.thread())
             .setRevision(rejected.revision())
             .setHttpStatus(401)
-            .setDetail(detail)
+            .setDetail(cut(detail))
             .build();
     return flights.join(
         new Report(key, rejected.revision()),
         deadline(null),
-        left ->
-            keeping(
-                key,
-                null,
-                start(stub -> stub.reportRejected(report), left),
-                ReportRejectedResponse::getAuthorization));
+        left -> {
+          long begun = System.nanoTime();
+          GetAuthorizationRequest again = question(key).build();
+          return keeping(
+              key,
+              new Cache.Asked(begun, 0, null, rejected.revision()),
+              start(stub -> stub.reportRejected(report), left),
+              ReportRejectedResponse::getAuthorization,
+              () -> answer(key, again, Duration.ZERO, null, begun + left, ASKED_AGAIN));
+        });
+  }
+
+  /** Cuts a text to what the broker takes, between characters. */
+  static String cut(String detail) {
+    int bytes = 0;
+    for (int i = 0; i < detail.length(); ) {
+      int character = detail.codePointAt(i);
+      bytes += character < 0x80 ? 1 : character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
+      if (bytes > LONGEST_DETAIL) {
+        return detail.substring(0, i);
+      }
+      i += Character.charCount(character);
+    }
+    return detail;
   }
 
   /**
@@ -313,11 +338,7 @@ public final class BrokerClient implements AutoCloseable {
   private CompletableFuture<Authorization> ask(AuthorizationRequest request) {
     Key key = key(request);
     URI origin = request.targetUrl() == null ? null : origin(request.targetUrl());
-    GetAuthorizationRequest.Builder question =
-        GetAuthorizationRequest.newBuilder()
-            .setScope(key.scope())
-            .setThreadId(key.thread())
-            .setIdentity(key.identity());
+    GetAuthorizationRequest.Builder question = question(key);
     if (origin != null) {
       question.setTargetUrl(request.targetUrl().toString());
     }
@@ -328,52 +349,99 @@ public final class BrokerClient implements AutoCloseable {
         new Question(key, request.minValidity(), origin),
         deadline(request.timeout()),
         left ->
-            keeping(
+            answer(
                 key,
+                question.build(),
+                request.minValidity(),
                 origin,
-                start(stub -> stub.getAuthorization(question.build()), left),
-                GetAuthorizationResponse::getAuthorization));
+                System.nanoTime() + left,
+                ASKED_AGAIN));
+  }
+
+  private static GetAuthorizationRequest.Builder question(Key key) {
+    return GetAuthorizationRequest.newBuilder()
+        .setScope(key.scope())
+        .setThreadId(key.thread())
+        .setIdentity(key.identity());
+  }
+
+  /**
+   * Asks, and again when something was withdrawn before the answer came.
+   *
+   * @param until when the last answer has to be there, on the monotonic clock
+   * @param again how often at most
+   */
+  private ListenableFuture<Authorization> answer(
+      Key key,
+      GetAuthorizationRequest question,
+      Duration minValidity,
+      URI origin,
+      long until,
+      int again) {
+    long begun = System.nanoTime();
+    return keeping(
+        key,
+        new Cache.Asked(begun, Durations.nanos(minValidity), origin, null),
+        start(stub -> stub.getAuthorization(question), until - begun),
+        GetAuthorizationResponse::getAuthorization,
+        () ->
+            again > 0
+                ? answer(key, question, minValidity, origin, until, again - 1)
+                : Futures.immediateFailedFuture(
+                    BrokerException.of(
+                        Status.Code.ABORTED, "each answer was withdrawn while it was on its way")));
   }
 
   /**
    * Asks for the next value in the background, if nobody does and the last failure is old enough.
    */
   private void refresh(Entry entry, Authorization held, long now) {
-    if (!entry.beginRefresh(held, now, watch != null && watch.isUp())) {
+    if (!entry.beginRefresh(held, now, entry.watched && watch.isUp())) {
       return;
     }
     AuthorizationRequest request =
         AuthorizationRequest.of(entry.key.scope(), entry.key.thread())
             .withIdentity(entry.key.identity());
     channel.execute(
-        () -> ask(request).whenComplete((answer, failure) -> entry.endRefresh(failure)));
+        () -> {
+          try {
+            ask(request).whenComplete((answer, failure) -> entry.endRefresh(failure));
+          } catch (RuntimeException | Error e) {
+            entry.endRefresh(BrokerException.of(e));
+            throw e;
+          }
+        });
   }
 
-  /** Keeps the authorization that a call answers with; drops the entry when it is refused. */
+  /**
+   * Keeps the authorization that a call answers with; drops the entry when it is refused.
+   *
+   * @param again asks anew, for an answer that was withdrawn on its way
+   */
   private <R> ListenableFuture<Authorization> keeping(
       Key key,
-      URI origin,
+      Cache.Asked asked,
       ListenableFuture<R> call,
-      Function<R, dev.credentialbroker.v1.Authorization> answer) {
-    long begun = System.nanoTime();
-    ListenableFuture<Authorization> kept =
-        Futures.transform(
+      Function<R, dev.credentialbroker.v1.Authorization> answer,
+      Supplier<ListenableFuture<Authorization>> again) {
+    ListenableFuture<R> heard =
+        Futures.catchingAsync(
             call,
-            response -> {
-              long now = System.nanoTime();
-              Authorization value = Authorization.of(key, answer.apply(response), now);
-              return cache.keep(value, begun, origin, now);
+            Throwable.class,
+            thrown -> {
+              if (BrokerException.of(thrown).refusesWhatIsHeld()) {
+                cache.refuse(key, asked);
+              }
+              return Futures.immediateFailedFuture(thrown);
             },
             MoreExecutors.directExecutor());
-    return Futures.catchingAsync(
-        kept,
-        Throwable.class,
-        thrown -> {
-          Entry entry = cache.get(key);
-          if (entry != null && BrokerException.of(thrown).refusesWhatIsHeld()) {
-            cache.drop(entry);
-          }
-          return Futures.immediateFailedFuture(thrown);
+    return Futures.transformAsync(
+        heard,
+        response -> {
+          long now = System.nanoTime();
+          Authorization value = Authorization.of(key, answer.apply(response), now);
+          Authorization kept = cache.keep(value, asked, now);
+          return kept != null ? Futures.immediateFuture(kept) : again.get();
         },
         MoreExecutors.directExecutor());
   }
@@ -405,7 +473,13 @@ public final class BrokerClient implements AutoCloseable {
           @Override
           public void onFailure(Throwable thrown) {
             if (!call.isCancelled()) {
-              presence.failed(BrokerException.of(thrown));
+              BrokerException error = BrokerException.of(thrown);
+              presence.failed(error);
+              if (!error.reasonText().isEmpty()) {
+                presence.back();
+              } else if (error.code() == Status.Code.UNAVAILABLE) {
+                brokerIsAway();
+              }
             }
           }
         },

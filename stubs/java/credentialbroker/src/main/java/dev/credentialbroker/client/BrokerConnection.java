@@ -70,7 +70,7 @@ public final class BrokerConnection implements AutoCloseable {
   }
 
   void fail(RuntimeException failure) {
-    told.completeExceptionally(failure);
+    channel.execute(() -> told.completeExceptionally(failure));
   }
 
   /** Without the headers' values. */

@@ -17,10 +17,12 @@ final class Cache {
   private final long idle;
   private final Listener listener;
   private long ids;
+  private Long withdrawnBefore;
   private boolean closed;
 
   /** Hears of entries that come and go, without the lock of the cache. */
   interface Listener {
+    /** An entry has a value, and is not watched. */
     void added(Entry entry);
 
     void dropped(Entry entry);
@@ -46,13 +48,22 @@ final class Cache {
   }
 
   /**
+   * A question to the broker.
+   *
+   * @param begun when it was asked
+   * @param minValidity nanoseconds that the answer has to last
+   * @param origin an origin that it is asked for, or null
+   * @param rejected the revision of which it is the report; null when it is none
+   */
+  record Asked(long begun, long minValidity, URI origin, String rejected) {}
+
+  /**
    * Keeps an answer to a question.
    *
-   * @param begun when it was asked: what was withdrawn since is not kept
-   * @param origin an origin that it was given for, or null
-   * @return what to give: the answer, or what the broker sent by itself meanwhile
+   * @return what to give: the answer, or what the broker sent by itself meanwhile; null when
+   *     something was withdrawn since it was asked, so that the broker must be asked again
    */
-  Authorization keep(Authorization answer, long begun, URI origin, long now) {
+  Authorization keep(Authorization answer, Asked asked, long now) {
     Entry entry;
     boolean added;
     List<Entry> evicted = new ArrayList<>();
@@ -63,20 +74,31 @@ final class Cache {
       entry = entries.get(answer.key());
       added = entry == null;
       if (added) {
+        if (withdrawnBefore != null && withdrawnBefore - asked.begun() > 0) {
+          return null;
+        }
         evicted.addAll(makeRoom());
         entry = new Entry(answer.key(), Long.toString(++ids), now);
-      } else if (entry.wasRenewed(begun)) {
-        return entry.value();
-      } else if (entry.wasWithdrawn(answer, begun)) {
-        return answer;
+      } else if (entry.wasRenewed(asked.begun())
+          && !entry.value().revision().equals(asked.rejected())) {
+        // An origin is the backend's, to which the tag belongs.
+        if (entry.value().connectionTag().equals(answer.connectionTag())) {
+          entry.allow(asked.origin());
+        }
+        return entry.use(now, asked.minValidity(), asked.origin());
+      } else if (entry.wasWithdrawn(asked.begun(), asked.rejected() != null)) {
+        return null;
       }
       entry.touch(now);
       entry.replace(answer);
-      entry.allow(origin);
+      entry.allow(asked.origin());
       entries.put(entry.key, entry);
     }
-    evicted.forEach(listener::dropped);
-    if (added) {
+    for (Entry each : evicted) {
+      each.connections.forEach(BrokerConnection::change);
+      listener.dropped(each);
+    }
+    if (added || !entry.watched) {
       listener.added(entry);
     }
     return answer;
@@ -95,10 +117,27 @@ final class Cache {
     }
   }
 
-  void withdraw(Entry entry, long now) {
+  void withdraw(Entry entry, long now, boolean rejected) {
     synchronized (this) {
-      entry.withdraw(now);
+      entry.withdraw(now, rejected);
     }
+  }
+
+  /** Drops what a question or a report was refused, unless the broker sent another value since. */
+  void refuse(Key key, Asked asked) {
+    Entry entry;
+    synchronized (this) {
+      entry = entries.get(key);
+      if (entry == null) {
+        return;
+      }
+      Authorization held = entry.value();
+      boolean other = held != null && !held.revision().equals(asked.rejected());
+      if (asked.rejected() == null ? entry.wasRenewed(asked.begun()) : other) {
+        return;
+      }
+    }
+    drop(entry);
   }
 
   void drop(Entry entry) {
@@ -106,7 +145,7 @@ final class Cache {
       if (!entries.remove(entry.key, entry)) {
         return;
       }
-      entry.drop();
+      forget(entry);
     }
     entry.connections.forEach(BrokerConnection::change);
     listener.dropped(entry);
@@ -152,20 +191,28 @@ final class Cache {
     }
   }
 
+  /** Ends an entry; what was withdrawn of it counts on for answers that are on their way. */
+  private void forget(Entry entry) {
+    Long withdrawn = entry.withdrawn();
+    if (withdrawn != null && (withdrawnBefore == null || withdrawn - withdrawnBefore > 0)) {
+      withdrawnBefore = withdrawn;
+    }
+    entry.drop();
+  }
+
   /** Drops the least recently used entries, until one more fits. */
   private List<Entry> makeRoom() {
     List<Entry> evicted = new ArrayList<>();
     while (entries.size() >= size) {
       Entry oldest =
           entries.values().stream()
-              .filter(entry -> entry.connections.isEmpty())
-              .min(Comparator.comparingLong(Entry::used))
-              .orElse(null);
-      if (oldest == null) {
-        break;
-      }
+              .min(
+                  // What a connection stands on goes last.
+                  Comparator.comparing((Entry entry) -> !entry.connections.isEmpty())
+                      .thenComparingLong(Entry::used))
+              .orElseThrow();
       entries.remove(oldest.key);
-      oldest.drop();
+      forget(oldest);
       evicted.add(oldest);
     }
     return evicted;

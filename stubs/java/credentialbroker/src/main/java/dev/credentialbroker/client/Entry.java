@@ -23,6 +23,11 @@ final class Entry {
   /** Names the subscription on every stream. */
   final String id;
 
+  /**
+   * Whether the broker is asked to send its values by itself. Written under the lock of the watch.
+   */
+  volatile boolean watched;
+
   final Set<BrokerConnection> connections = new CopyOnWriteArraySet<>();
   private final Backoff backoff =
       new Backoff(0.2, 2, 10, () -> ThreadLocalRandom.current().nextDouble());
@@ -30,9 +35,9 @@ final class Entry {
   private volatile long used;
   private volatile List<URI> origins = List.of();
   private volatile boolean dropped;
-  private String withdrawnRevision = "";
-  private long withdrawn;
-  private long renewed;
+  private Long withdrawn;
+  private Long withdrawnOtherwise;
+  private Long renewed;
   private boolean refreshing;
   private volatile long notBefore;
 
@@ -41,7 +46,6 @@ final class Entry {
     this.id = id;
     used = now;
     notBefore = now;
-    renewed = now;
   }
 
   /** Returns what is held; null when that was withdrawn or has ended and was let go. */
@@ -80,16 +84,30 @@ final class Entry {
     return connections.isEmpty() && now - used >= idle;
   }
 
-  /** Whether an answer to a question begun at {@code begun} is what was withdrawn meanwhile. */
-  boolean wasWithdrawn(Authorization answer, long begun) {
-    return withdrawnRevision.equals(answer.revision()) && withdrawn - begun > 0;
+  /**
+   * Whether anything was withdrawn since {@code begun}, held or not: the broker may have given an
+   * answer before that.
+   *
+   * @param rejected whether the question was the report of a rejection, which withdraws by itself
+   */
+  boolean wasWithdrawn(long begun, boolean rejected) {
+    return isSince(rejected ? withdrawnOtherwise : withdrawn, begun);
   }
 
   /**
    * Whether the broker sent a value by itself since {@code begun}, which is newer than an answer.
    */
   boolean wasRenewed(long begun) {
-    return renewed - begun > 0 && value != null;
+    return isSince(renewed, begun) && value != null;
+  }
+
+  private static boolean isSince(Long time, long begun) {
+    return time != null && time - begun > 0;
+  }
+
+  /** Returns when anything was last withdrawn; null if nothing ever was. */
+  Long withdrawn() {
+    return withdrawn;
   }
 
   void renew(Authorization next, long now) {
@@ -117,10 +135,15 @@ final class Entry {
     }
   }
 
-  void withdraw(long now) {
-    if (value != null) {
-      withdrawnRevision = value.revision();
-      withdrawn = now;
+  /**
+   * Lets go of what must not be used any longer.
+   *
+   * @param rejected whether that is because it was reported to be rejected
+   */
+  void withdraw(long now, boolean rejected) {
+    withdrawn = now;
+    if (!rejected) {
+      withdrawnOtherwise = now;
     }
     value = null;
     origins = List.of();

@@ -43,13 +43,37 @@ final class Flights {
    *
    * @param deadline until when, on the monotonic clock
    * @param start begins the call, which has so many nanoseconds
-   * @return the caller's alone, and complete at its deadline; cancelling it gives up
+   * @return the caller's alone, and complete at its deadline; cancelling it gives up. What hangs on
+   *     it holds others up, so that users get {@link #own} one
    */
   CompletableFuture<Authorization> join(
       Object key, long deadline, LongFunction<ListenableFuture<Authorization>> start) {
     Waiter waiter = new Waiter(deadline);
     join(key, waiter, start);
     return waiter.answer;
+  }
+
+  /**
+   * Returns a future for the user, who may hang on it what takes its time: a thread of its own
+   * completes it, unless it is complete. Cancelling it gives up.
+   */
+  CompletableFuture<Authorization> own(CompletableFuture<Authorization> joined) {
+    if (joined.isDone()) {
+      return joined;
+    }
+    CompletableFuture<Authorization> own = new CompletableFuture<>();
+    joined.whenComplete(
+        (answer, failure) ->
+            channel.execute(
+                () -> {
+                  if (failure == null) {
+                    own.complete(answer);
+                  } else {
+                    own.completeExceptionally(failure);
+                  }
+                }));
+    own.whenComplete((answer, failure) -> joined.cancel(false));
+    return own;
   }
 
   private void join(
@@ -104,7 +128,7 @@ final class Flights {
       ListenableFuture<Authorization> begun;
       try {
         begun = start.apply(deadline - System.nanoTime());
-      } catch (RuntimeException e) {
+      } catch (RuntimeException | Error e) {
         land(null, e);
         return;
       }
@@ -195,8 +219,7 @@ final class Flights {
       String why = channel.isAway() ? "no connection to the broker" : "no answer of the broker";
       BrokerException late =
           BrokerException.of(Status.Code.DEADLINE_EXCEEDED, why + " in the time of this call");
-      // Off this thread: what the user hung on the future may take its time.
-      channel.execute(() -> answer.completeExceptionally(late));
+      answer.completeExceptionally(late);
     }
 
     void fail(Throwable failure) {

@@ -4,6 +4,8 @@ import dev.credentialbroker.v1.Subscribe;
 import dev.credentialbroker.v1.Unsubscribe;
 import dev.credentialbroker.v1.WatchAuthorizationsRequest;
 import dev.credentialbroker.v1.WatchAuthorizationsResponse;
+import dev.credentialbroker.v1.Withdrawal;
+import dev.credentialbroker.v1.WithdrawalReason;
 import io.grpc.Context;
 import io.grpc.Status;
 import io.grpc.stub.ClientCallStreamObserver;
@@ -21,12 +23,15 @@ import java.util.concurrent.TimeUnit;
  * successor already. All is done under the lock of this object, which nobody holds during I/O.
  */
 final class Watch {
+  /** A stream holds no more; the rest is asked for. */
+  private static final int MOST = 1000;
+
   private static final long LIVED = TimeUnit.SECONDS.toNanos(5);
 
   private final BrokerChannel channel;
   private final Cache cache;
   private final Presence presence;
-  private final Runnable silent;
+  private final Runnable away;
   private final long silence;
   private final Backoff backoff =
       new Backoff(0.2, 2, 10, () -> ThreadLocalRandom.current().nextDouble());
@@ -39,14 +44,14 @@ final class Watch {
 
   /**
    * @param silence nanoseconds without any message after which a stream is dead
-   * @param silent called when one was
+   * @param away called when a stream was silent, or failed and the broker did not say why
    */
-  Watch(BrokerChannel channel, Cache cache, Presence presence, long silence, Runnable silent) {
+  Watch(BrokerChannel channel, Cache cache, Presence presence, long silence, Runnable away) {
     this.channel = channel;
     this.cache = cache;
     this.presence = presence;
     this.silence = silence;
-    this.silent = silent;
+    this.away = away;
   }
 
   /**
@@ -58,10 +63,14 @@ final class Watch {
   }
 
   synchronized void subscribe(Entry entry) {
-    if (closed || entry.isDropped()) {
+    if (closed || entry.isDropped() || entry.watched) {
+      return;
+    }
+    if (entries.size() >= MOST) {
       return;
     }
     entries.put(entry.id, entry);
+    entry.watched = true;
     if (current != null) {
       current.subscribe(entry);
     } else if (!waiting) {
@@ -95,15 +104,29 @@ final class Watch {
     entries.values().forEach(current::subscribe);
   }
 
-  private synchronized void openWaited() {
-    open();
+  private void openWaited() {
+    // Here, since files must not be read under the lock.
+    channel.lookAtFiles();
+    synchronized (this) {
+      open();
+    }
   }
 
-  private void openLater(long nanos) {
-    if (!waiting) {
-      waiting = true;
-      channel.later(nanos, this::openWaited);
+  /**
+   * Opens the next stream after a wait, which grows from stream to stream until one has lived.
+   *
+   * @param before what it comes after
+   * @param told nanoseconds that the broker wants to be left alone
+   */
+  private void openAfter(Stream before, long told) {
+    if (waiting) {
+      return;
     }
+    if (System.nanoTime() - before.opened >= LIVED) {
+      backoff.reset();
+    }
+    waiting = true;
+    channel.later(Math.max(backoff.next(), told), this::openWaited);
   }
 
   private void tellUp() {
@@ -191,8 +214,6 @@ final class Watch {
     public void onNext(WatchAuthorizationsResponse message) {
       long now = System.nanoTime();
       presence.back();
-      Entry entry;
-      boolean succeeded;
       synchronized (Watch.this) {
         heard = now;
         if (ended) {
@@ -201,34 +222,42 @@ final class Watch {
         if (message.getEventCase() == WatchAuthorizationsResponse.EventCase.CLOSING) {
           if (this == current) {
             changing = true;
-            openLater(Durations.nanos(Durations.of(message.getClosing().getRetryDelay())));
+            openAfter(this, Durations.nanos(Durations.of(message.getClosing().getRetryDelay())));
           }
           return;
         }
-        succeeded = current != null && current != this;
-        entry = entries.get(message.getSubscriptionId());
+        Entry entry = entries.get(message.getSubscriptionId());
+        if (entry != null) {
+          // Under the lock, so that what two streams say is done in the order in which it came.
+          tell(entry, message, now);
+        }
       }
-      if (entry == null) {
-        return;
-      }
+    }
+
+    private void tell(Entry entry, WatchAuthorizationsResponse message, long now) {
+      boolean succeeded = current != null && current != this;
       switch (message.getEventCase()) {
         case AUTHORIZATION -> {
           if (!succeeded) {
             cache.renew(entry, Authorization.of(entry.key, message.getAuthorization(), now), now);
           }
         }
-        case WITHDRAWAL -> cache.withdraw(entry, now);
+        case WITHDRAWAL -> cache.withdraw(entry, now, isOfARejection(message.getWithdrawal()));
         case ERROR -> {
           BrokerException error = BrokerException.of(message.getError().getStatus());
           presence.failed(error);
           if (error.refusesWhatIsHeld()) {
-            cache.withdraw(entry, now);
+            cache.withdraw(entry, now, false);
           }
         }
         default -> {
           // A heartbeat, or what a newer broker says: that it says something is all there is to it.
         }
       }
+    }
+
+    private static boolean isOfARejection(Withdrawal withdrawal) {
+      return withdrawal.getReason() == WithdrawalReason.WITHDRAWAL_REASON_CREDENTIAL_REJECTED;
     }
 
     @Override
@@ -253,15 +282,24 @@ final class Watch {
           return;
         }
       }
-      silent.run();
       end(BrokerException.of(Status.Code.UNAVAILABLE, "the stream was silent for too long"));
       cancel();
     }
 
     private void end(BrokerException failure) {
+      if (!ending(failure)) {
+        return;
+      }
+      if (failure != null && failure.reasonText().isEmpty()) {
+        away.run();
+      }
+    }
+
+    /** Takes note of the end; false when that was done, or is none of anybody's interest. */
+    private boolean ending(BrokerException failure) {
       synchronized (Watch.this) {
         if (ended) {
-          return;
+          return false;
         }
         ended = true;
         ready = false;
@@ -272,7 +310,7 @@ final class Watch {
           current.before = null;
         }
         if (closed) {
-          return;
+          return false;
         }
         if (failure != null) {
           presence.failed(failure);
@@ -280,14 +318,12 @@ final class Watch {
         if (this == current) {
           current = before != null && !before.finished ? before : null;
           changing = changing && waiting;
-          if (System.nanoTime() - opened >= LIVED) {
-            backoff.reset();
-          }
           long told = failure == null ? 0 : failure.retryDelay().map(Durations::nanos).orElse(0L);
-          openLater(Math.max(backoff.next(), told));
+          openAfter(this, told);
         }
         before = null;
         tellUp();
+        return true;
       }
     }
 

@@ -131,6 +131,46 @@ class BrokerClientTest {
   }
 
   @Test
+  void letsNobodyBeHeldUpByWhatAnotherHangsOnAnAnswer() throws Exception {
+    broker.gate = new CountDownLatch(1);
+    CountDownLatch never = new CountDownLatch(1);
+    CompletableFuture<Void> slow =
+        client
+            .authorizationAsync(REQUEST)
+            .thenAccept(
+                answer -> {
+                  try {
+                    never.await();
+                  } catch (InterruptedException e) {
+                    Thread.currentThread().interrupt();
+                  }
+                });
+    CompletableFuture<Authorization> other = client.authorizationAsync(REQUEST);
+    CompletableFuture<Authorization> waiting =
+        CompletableFuture.supplyAsync(
+            () -> client.authorization(REQUEST), task -> new Thread(task).start());
+    untilAsked();
+    broker.gate.countDown();
+    other.get(5, TimeUnit.SECONDS);
+    waiting.get(5, TimeUnit.SECONDS);
+    assertFalse(slow.isDone());
+    never.countDown();
+    slow.get(5, TimeUnit.SECONDS);
+    assertEquals(1, broker.asked.size());
+  }
+
+  @Test
+  void cutsWhatTheBackendSaidBetweenCharacters() {
+    String smile = new String(Character.toChars(0x1F600));
+    assertEquals("x".repeat(256), BrokerClient.cut("x".repeat(300)));
+    assertEquals("x".repeat(254), BrokerClient.cut("x".repeat(254) + smile + "y"));
+    assertEquals("x".repeat(252) + smile, BrokerClient.cut("x".repeat(252) + smile + "y"));
+    assertEquals("\u20ac".repeat(85), BrokerClient.cut("\u20ac".repeat(86)));
+    client.reportRejected(client.authorization("inference", "t"), "\u00e9".repeat(200));
+    assertEquals("\u00e9".repeat(128), broker.reported.get(0).getDetail());
+  }
+
+  @Test
   void canBeClosedByWhatWaitsForIt() throws Exception {
     CompletableFuture<Void> closed =
         client.authorizationAsync(REQUEST).thenAccept(answer -> client.close());

@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNotNull;
 import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.grpc.Status;
@@ -44,8 +45,16 @@ class CacheTest {
 
   private Authorization keep(String thread, long now) {
     Authorization answer = answer(thread, "s", now);
-    cache.keep(answer, now, null, now);
+    cache.keep(answer, question(now), now);
     return answer;
+  }
+
+  private static Cache.Asked question(long begun) {
+    return new Cache.Asked(begun, 0, null, null);
+  }
+
+  private static Cache.Asked report(long begun, String secret) {
+    return new Cache.Asked(begun, 0, null, FakeBroker.revision(secret));
   }
 
   @Test
@@ -122,12 +131,70 @@ class CacheTest {
   void keepsNoAnswerThatWasWithdrawnWhileItWasOnItsWay() {
     keep("a", 0);
     Entry entry = cache.get(key("a"));
-    cache.withdraw(entry, 5 * SECOND);
+    cache.withdraw(entry, 5 * SECOND, false);
     assertNull(entry.value());
-    cache.keep(answer("a", "s", 6 * SECOND), 4 * SECOND, null, 6 * SECOND);
-    assertNull(entry.value());
-    cache.keep(answer("a", "other", 6 * SECOND), 4 * SECOND, null, 6 * SECOND);
+    for (String secret : List.of("s", "other")) {
+      assertNull(cache.keep(answer("a", secret, 6 * SECOND), question(4 * SECOND), 6 * SECOND));
+      assertNull(entry.value());
+    }
+    assertNotNull(cache.keep(answer("a", "s", 7 * SECOND), question(6 * SECOND), 7 * SECOND));
     assertNotNull(entry.value());
+  }
+
+  @Test
+  void notesAWithdrawalAlsoWhereNothingIsHeld() {
+    keep("a", 0);
+    cache.sweep(60 * SECOND);
+    cache.withdraw(cache.get(key("a")), 65 * SECOND, false);
+    assertNull(cache.keep(answer("a", "s", 66 * SECOND), question(64 * SECOND), 66 * SECOND));
+  }
+
+  @Test
+  void keepsNoAnswerThatWasWithdrawnWithAnEntryThatIsGone() {
+    keep("a", 0);
+    Entry entry = cache.get(key("a"));
+    cache.withdraw(entry, 5 * SECOND, false);
+    cache.drop(entry);
+    assertNull(cache.keep(answer("a", "s", 6 * SECOND), question(4 * SECOND), 6 * SECOND));
+    assertNull(cache.get(key("a")));
+    assertNotNull(cache.keep(answer("a", "s", 6 * SECOND), question(5 * SECOND), 6 * SECOND));
+  }
+
+  @Test
+  void keepsTheAnswerToAReportThoughTheRejectionWithdrewAndNothingElse() {
+    keep("a", 0);
+    Entry entry = cache.get(key("a"));
+    cache.withdraw(entry, 5 * SECOND, true);
+    assertNull(cache.keep(answer("a", "b", 6 * SECOND), question(4 * SECOND), 6 * SECOND));
+    assertNotNull(cache.keep(answer("a", "b", 6 * SECOND), report(4 * SECOND, "s"), 6 * SECOND));
+    cache.withdraw(entry, 8 * SECOND, false);
+    assertNull(cache.keep(answer("a", "c", 9 * SECOND), report(7 * SECOND, "b"), 9 * SECOND));
+  }
+
+  @Test
+  void givesWhatTheBrokerSentMeanwhileIfThatSuffices() {
+    keep("a", 0);
+    Entry entry = cache.get(key("a"));
+    Authorization sent = answer("a", "sent", 5 * SECOND);
+    cache.renew(entry, sent, 5 * SECOND);
+    Authorization late = answer("a", "late", 6 * SECOND);
+    assertSame(sent, cache.keep(late, question(4 * SECOND), 6 * SECOND));
+    assertNull(cache.keep(late, new Cache.Asked(4 * SECOND, 59 * SECOND, null, null), 6 * SECOND));
+    assertSame(sent, entry.value());
+    assertSame(late, cache.keep(late, report(4 * SECOND, "sent"), 6 * SECOND));
+  }
+
+  @Test
+  void dropsWhatIsRefusedUnlessItWasReplaced() {
+    keep("a", 0);
+    Entry entry = cache.get(key("a"));
+    cache.refuse(entry.key, report(0, "other"));
+    assertFalse(entry.isDropped());
+    cache.renew(entry, answer("a", "sent", 5 * SECOND), 5 * SECOND);
+    cache.refuse(entry.key, question(4 * SECOND));
+    assertFalse(entry.isDropped());
+    cache.refuse(entry.key, report(4 * SECOND, "sent"));
+    assertTrue(entry.isDropped());
   }
 
   @Test
