@@ -767,13 +767,15 @@ func TestReportThatIsRefused(t *testing.T) {
 func TestReportThatIsRefusedDropsWhatWasReportedAlone(t *testing.T) {
 	for name, test := range map[string]struct {
 		code   codes.Code
-		pushed bool
+		before bool // it was replaced, by something that has ended
+		pushed bool // it is replaced while it is reported
 		drops  bool
 	}{
-		"refused": {codes.PermissionDenied, false, true},
+		"refused": {codes.PermissionDenied, false, false, true},
 		// Something is wrong with the report, which says nothing of what is held.
-		"not understood":     {codes.InvalidArgument, false, false},
-		"replaced meanwhile": {codes.PermissionDenied, true, false},
+		"not understood":     {codes.InvalidArgument, false, false, false},
+		"replaced meanwhile": {codes.PermissionDenied, false, true, false},
+		"replaced long ago":  {codes.PermissionDenied, true, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -783,6 +785,10 @@ func TestReportThatIsRefusedDropsWhatWasReportedAlone(t *testing.T) {
 				rejected := get(t, client, wanted)
 				stream := <-broker.opened
 				subscribe := (<-stream.messages).GetSubscribe()
+				if test.before {
+					stream.value(t, subscribe, answer("ended", time.Second))
+					time.Sleep(time.Second)
+				}
 				broker.report = func(int, *pb.ReportRejectedRequest) (*pb.Authorization, error) {
 					if test.pushed {
 						stream.value(t, subscribe, answer("pushed", time.Minute))
@@ -792,7 +798,7 @@ func TestReportThatIsRefusedDropsWhatWasReportedAlone(t *testing.T) {
 				if _, err := client.ReportRejected(t.Context(), rejected, ""); err == nil {
 					t.Error("no error")
 				}
-				if dropped := client.State().Held == 0; dropped != test.drops {
+				if dropped := client.cache.find(client.keyOf(wanted)) == nil; dropped != test.drops {
 					t.Errorf("dropped: %v", dropped)
 				}
 			})

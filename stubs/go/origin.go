@@ -1,6 +1,7 @@
 package credentialbroker
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -27,13 +28,13 @@ func originOf(u *url.URL) (origin, error) {
 	o := origin{scheme: strings.ToLower(u.Scheme), host: strings.ToLower(u.Hostname()), port: u.Port()}
 	switch {
 	case o.host == "":
-		return origin{}, fmt.Errorf("%q has no host", u.Redacted())
+		return origin{}, errors.New("it has no host")
 	case o.scheme == "https" && o.port == "":
 		o.port = "443"
 	case o.scheme == "http" && o.port == "":
 		o.port = "80"
 	case o.scheme != "https" && o.scheme != "http":
-		return origin{}, fmt.Errorf("%q is neither https nor http", u.Redacted())
+		return origin{}, fmt.Errorf("%q is neither https nor http", u.Scheme)
 	}
 	return o, nil
 }

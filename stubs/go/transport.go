@@ -79,7 +79,6 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return response, nil
 	}
-	_ = response.Body.Close()
 	return again, nil
 }
 
@@ -116,17 +115,29 @@ func bodyAgain(request *http.Request) (io.ReadCloser, bool) {
 	return body, err == nil
 }
 
-// readAhead reads the rest of an answer, if that is not much, so that its connection is free before the request is sent
-// again. It can still be read should that fail.
+// mostAhead is how much of an answer is read before the request is sent again.
+const mostAhead = 64 << 10
+
+// readAhead frees the connection of an answer before the request is sent again, which may have to wait for just that one.
+// What was read can still be, should the second attempt fail; what is longer then ends with [io.ErrUnexpectedEOF].
 func readAhead(response *http.Response) {
-	rest := response.Body
 	var read bytes.Buffer
-	_, _ = io.CopyN(&read, rest, 64<<10)
-	response.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(&read, rest), rest}
+	_, end := io.Copy(&read, io.LimitReader(response.Body, mostAhead))
+	if end == nil {
+		if n, err := io.ReadFull(response.Body, make([]byte, 1)); n > 0 {
+			end = io.ErrUnexpectedEOF
+		} else {
+			end = err
+		}
+	}
+	_ = response.Body.Close()
+	response.Body = io.NopCloser(io.MultiReader(&read, ended{end}))
 }
+
+// ended is a reader that has come to its end, whichever that is.
+type ended struct{ err error }
+
+func (e ended) Read([]byte) (int, error) { return 0, e.err }
 
 // CloseIdleConnections passes on to the transport below what [http.Client.CloseIdleConnections] asks for.
 func (t *Transport) CloseIdleConnections() {

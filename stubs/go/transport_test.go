@@ -201,6 +201,60 @@ func TestTransportKeepsTheAnswerWhenSendingAgainFails(t *testing.T) {
 	}
 }
 
+func TestTransportWaitsForNoConnectionOfItsOwn(t *testing.T) {
+	for _, size := range []int{100, mostAhead, mostAhead + 1, 100 << 10} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			origin := newBackend(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") != "Bearer secret-of-better" {
+					w.WriteHeader(http.StatusUnauthorized)
+					_, _ = io.WriteString(w, strings.Repeat("x", size))
+				} else {
+					accept(0, w, r)
+				}
+			})
+			client := user(t, &fakeBroker{}, origin.URL)
+			client.Transport.(*Transport).base.(*http.Transport).MaxConnsPerHost = 1
+			client.Timeout = 10 * time.Second // rather than the test's
+			if code, body := send(t, client, post(t, origin.URL, nil)); code != 200 || body != "fine" {
+				t.Errorf("%d %s", code, body)
+			}
+		})
+	}
+}
+
+func TestTransportKeepsWhatItReadOfALongAnswer(t *testing.T) {
+	for size, want := range map[int]error{mostAhead: nil, mostAhead + 1: io.ErrUnexpectedEOF} {
+		origin := newBackend(t, func(call int, w http.ResponseWriter, _ *http.Request) {
+			if call > 1 {
+				panic(http.ErrAbortHandler)
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, strings.Repeat("x", size))
+		})
+		response, err := user(t, &fakeBroker{}, origin.URL).Do(post(t, origin.URL, nil))
+		if err != nil || response.StatusCode != 401 {
+			t.Fatalf("%v, %v", response, err)
+		}
+		body, err := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		if len(body) != mostAhead || err != want {
+			t.Errorf("%d of %d bytes, then %v", len(body), size, err)
+		}
+	}
+}
+
+func TestErrorsOfOriginsShowNoQuery(t *testing.T) {
+	origin := newBackend(t, accept)
+	transport := user(t, &fakeBroker{}, origin.URL).Transport
+	for _, url := range []string{"https://user:secret@elsewhere.example/secret?secret#secret", "ftp://elsewhere.example?secret", "https:?secret"} {
+		_, err := transport.RoundTrip(post(t, url, nil))
+		_, parsing := parseOrigin(url)
+		if text := fmt.Sprint(err, parsing); !errors.Is(err, ErrOrigin) || strings.Contains(text, "secret") {
+			t.Errorf("%s", text)
+		}
+	}
+}
+
 func TestTransportFollowsRedirectsWithoutHeaders(t *testing.T) {
 	trap := newBackend(t, accept)
 	for _, code := range []int{301, 302, 303, 307, 308} {
