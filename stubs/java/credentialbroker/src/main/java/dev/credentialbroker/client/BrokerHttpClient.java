@@ -17,6 +17,7 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
 import java.util.concurrent.Executor;
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.SSLParameters;
@@ -26,8 +27,9 @@ import javax.net.ssl.SSLParameters;
  *
  * <p>After a 401 it reports the headers and sends the request once more with better ones, if its
  * body can be sent again: if its length is known beforehand. The 401 is the answer when the broker
- * has nothing better. A request to another origin fails with {@link OriginException}, before
- * anything is sent. Redirects are never followed, whatever the builder says: they are the answer.
+ * has nothing better, or the second attempt fails on its way. A request to another origin fails
+ * with {@link OriginException}, before anything is sent. Redirects are never followed, whatever the
+ * builder says: they are the answer.
  */
 public final class BrokerHttpClient extends HttpClient {
   private static final String DETAIL = "401 to java.net.http";
@@ -89,7 +91,13 @@ public final class BrokerHttpClient extends HttpClient {
       if (better == null || !canSendAgain(request)) {
         return answer;
       }
-      HttpResponse<T> second = client.send(with(better, request), handler);
+      HttpResponse<T> second;
+      try {
+        second = client.send(with(better, request), handler);
+      } catch (IOException onItsWay) {
+        // The backend has answered: that this answer was not bettered makes no error of it.
+        return answer;
+      }
       discard(answer);
       return second;
     } catch (CancellationException e) {
@@ -143,7 +151,19 @@ public final class BrokerHttpClient extends HttpClient {
           }
           return client
               .sendAsync(with(found, request), handler, pushes)
-              .whenComplete((second, failure) -> discard(answer));
+              .handle(
+                  (second, failure) -> {
+                    Throwable cause =
+                        failure instanceof CompletionException ? failure.getCause() : failure;
+                    if (cause instanceof IOException) {
+                      return CompletableFuture.completedFuture(answer);
+                    }
+                    discard(answer);
+                    return cause == null
+                        ? CompletableFuture.completedFuture(second)
+                        : CompletableFuture.<HttpResponse<T>>failedFuture(cause);
+                  })
+              .thenCompose(answered -> answered);
         });
   }
 
@@ -185,6 +205,22 @@ public final class BrokerHttpClient extends HttpClient {
         body.close();
       } catch (Exception e) {
         // Nobody waits for it.
+      }
+    }
+  }
+
+  /**
+   * Closes the client that sends, as the JDK does it from 21 on: for all that share it. Before that
+   * there is nothing to close.
+   */
+  public void close() {
+    if (client instanceof AutoCloseable closeable) {
+      try {
+        closeable.close();
+      } catch (RuntimeException e) {
+        throw e;
+      } catch (Exception e) {
+        throw new IllegalStateException(e);
       }
     }
   }

@@ -147,6 +147,16 @@ class BrokerHttpClientTest {
     assertEquals(1, backend.received.size());
   }
 
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void returnsThe401WhenTheSecondAttemptFailsOnItsWay(boolean async) throws Exception {
+    backend.statuses.addAll(List.of(401, FakeBackend.CUT_OFF, FakeBackend.CUT_OFF));
+    HttpResponse<String> answer = send(post(BodyPublishers.ofString("body")), async);
+    assertEquals(401, answer.statusCode());
+    assertEquals("401", answer.body());
+    assertEquals(1, broker.reported.size());
+  }
+
   @Test
   void asksForTheThreadOfARequest() throws Exception {
     HttpRequest request = HttpRequest.newBuilder(backend.origin()).build();

@@ -23,6 +23,9 @@ public final class FakeBackend implements AutoCloseable {
     }
   }
 
+  /** In the place of a status: the connection is closed instead of an answer. */
+  public static final int CUT_OFF = -1;
+
   /** The requests that arrived. */
   public final List<Received> received = new CopyOnWriteArrayList<>();
 
@@ -50,6 +53,10 @@ public final class FakeBackend implements AutoCloseable {
     String body = new String(exchange.getRequestBody().readAllBytes(), StandardCharsets.UTF_8);
     received.add(new Received(exchange.getRequestHeaders(), body));
     int status = statuses.isEmpty() ? 200 : statuses.remove();
+    if (status == CUT_OFF) {
+      exchange.close();
+      return;
+    }
     if (status / 100 == 3) {
       exchange.getResponseHeaders().set("location", location.toString());
     }

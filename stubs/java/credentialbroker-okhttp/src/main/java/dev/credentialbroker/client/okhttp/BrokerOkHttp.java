@@ -13,20 +13,25 @@ import okhttp3.OkHttpClient;
 import okhttp3.Request;
 import okhttp3.RequestBody;
 import okhttp3.Response;
+import okhttp3.ResponseBody;
 
 /**
  * Makes an {@link OkHttpClient} attach the broker's headers to requests to one origin.
  *
  * <p>After a 401 it reports the headers and sends the request once more with better ones, unless
- * its body is one-shot or duplex. The 401 is the answer when the broker has nothing better. A
- * request to another origin fails with {@link OriginException}, before anything is sent. A redirect
- * that OkHttp follows is followed without any of the headers, also to the same origin.
+ * its body is one-shot or duplex. The 401 is the answer when the broker has nothing better, or the
+ * second attempt fails on its way (then with 64 KiB of its body at most). A request to another
+ * origin fails with {@link OriginException}, before anything is sent. A redirect that OkHttp
+ * follows is followed without any of the headers, also to the same origin.
  *
  * <p>OkHttp takes nothing but an {@link IOException} from an interceptor: a {@link BrokerException}
  * is the cause of one. Websockets of OkHttp do not get the headers; dial them with those of {@link
  * BrokerClient#connection}.
  */
 public final class BrokerOkHttp {
+  /** So many bytes of a 401 are kept while the request is sent again. */
+  private static final long MOST_READ = 64 * 1024;
+
   private BrokerOkHttp() {}
 
   /**
@@ -89,8 +94,22 @@ public final class BrokerOkHttp {
       if (!canSendAgain(request)) {
         return answer;
       }
+      ResponseBody said;
+      try {
+        said = answer.peekBody(MOST_READ);
+      } catch (IOException onItsWay) {
+        return answer;
+      }
+      // OkHttp sends nothing while an answer is open.
       answer.close();
-      return chain.proceed(carrying(new Attempt(better), request));
+      try {
+        return chain.proceed(carrying(new Attempt(better), request));
+      } catch (IOException onItsWay) {
+        if (chain.call().isCanceled()) {
+          throw onItsWay;
+        }
+        return answer.newBuilder().body(said).build();
+      }
     }
 
     private Authorization authorization(Request request) throws IOException {

@@ -12,6 +12,7 @@ import dev.credentialbroker.client.OriginException;
 import io.grpc.Status;
 import java.io.IOException;
 import java.net.URI;
+import java.util.Collections;
 import java.util.List;
 import okhttp3.HttpUrl;
 import okhttp3.MediaType;
@@ -84,6 +85,18 @@ class BrokerOkHttpTest {
     assertEquals(List.of("account"), received.values("X-account"));
     assertEquals(List.of("yes"), received.values("X-kept"));
     assertEquals(HttpUrl.get(backend.origin()).toString(), broker.asked.get(0).getTargetUrl());
+  }
+
+  @Test
+  void returnsThe401WhenTheSecondAttemptFailsOnItsWay() throws IOException {
+    backend.statuses.add(401);
+    // More often than OkHttp tries by itself.
+    backend.statuses.addAll(Collections.nCopies(10, FakeBackend.CUT_OFF));
+    try (Response answer = http.newCall(to(backend.origin()).build()).execute()) {
+      assertEquals(401, answer.code());
+      assertEquals("401", answer.body().string());
+    }
+    assertEquals(1, broker.reported.size());
   }
 
   @Test
