@@ -3,6 +3,8 @@ package dev.credentialbroker.client;
 import java.net.URI;
 import java.net.URISyntaxException;
 import java.nio.file.Path;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /**
  * Where the broker is.
@@ -14,6 +16,9 @@ import java.nio.file.Path;
 record Address(String host, int port, Path socket) {
   private static final String FORMS =
       "an address is unix:///absolute/path, dns:///host:port or host:port, not ";
+
+  /** A name or an IPv4 literal; also names that URIs do not have, as {@code broker_a}. */
+  private static final Pattern NAME = Pattern.compile("(" + Origin.NAME + "):([0-9]{1,5})");
 
   /**
    * Reads an address.
@@ -29,17 +34,22 @@ record Address(String host, int port, Path socket) {
       return new Address("", 0, Path.of(path));
     }
     String authority = text.startsWith("dns:///") ? text.substring("dns:///".length()) : text;
+    Matcher name = NAME.matcher(authority);
+    if (name.matches()) {
+      int port = Integer.parseInt(name.group(2));
+      if (port > 0 && port <= 65_535) {
+        return new Address(name.group(1), port, null);
+      }
+    }
     try {
       URI uri = new URI("dns://" + authority).parseServerAuthority();
       if (uri.getHost() != null
+          && uri.getHost().startsWith("[")
           && uri.getPort() > 0
           && uri.getPort() <= 65_535
           && authority.equals(uri.getHost() + ":" + uri.getPort())) {
         String host = uri.getHost();
-        return new Address(
-            host.startsWith("[") ? host.substring(1, host.length() - 1) : host,
-            uri.getPort(),
-            null);
+        return new Address(host.substring(1, host.length() - 1), uri.getPort(), null);
       }
     } catch (URISyntaxException notAnAuthority) {
       // Told below, in the same words as everything else that is no address.

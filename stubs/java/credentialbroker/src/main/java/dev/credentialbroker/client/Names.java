@@ -121,7 +121,9 @@ final class Names extends NameResolver {
    * Returns the n-th of the ways to spell a name in upper and lower case.
    *
    * <p>The JVM keeps what it found, and what it did not find, under the exact spelling, and lets
-   * only the whole process turn that off. To everything else names are the same in any case.
+   * only the whole process turn that off. To everything else names are the same in any case. What
+   * it keeps of a spelling goes with {@code networkaddress.cache.ttl}; a name of few letters, whose
+   * spellings come round soon, is found anew after that time at the latest.
    */
   static String spelling(String name, int n) {
     char[] letters = name.toCharArray();

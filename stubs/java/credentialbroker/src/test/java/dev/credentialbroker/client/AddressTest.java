@@ -15,6 +15,8 @@ class AddressTest {
   void readsEachForm() {
     assertEquals(new Address("", 0, Path.of("/run/b.sock")), Address.parse("unix:///run/b.sock"));
     assertEquals(new Address("broker", 50051, null), Address.parse("dns:///broker:50051"));
+    assertEquals(new Address("broker_a", 50051, null), Address.parse("broker_a:50051"));
+    assertEquals(new Address("b.1", 50051, null), Address.parse("b.1:50051"));
     assertEquals(new Address("10.0.0.1", 1, null), Address.parse("10.0.0.1:1"));
     assertEquals(new Address("::1", 65_535, null), Address.parse("[::1]:65535"));
   }
@@ -37,6 +39,8 @@ class AddressTest {
         "broker:1/path",
         "user@broker:1",
         "a:1,b:2",
+        "a..b:1",
+        "-a:1",
         "::1:50051",
         "ipv4:127.0.0.1:1"
       })
@@ -54,7 +58,14 @@ class AddressTest {
 
   @ParameterizedTest
   @ValueSource(
-      strings = {"broker:1", "127.0.0.1.example:1", "10.0.0.1:1", "localhost.example:1", "[::2]:1"})
+      strings = {
+        "broker:1",
+        "127.0.0.1.example:1",
+        "127.999.1.1:1",
+        "10.0.0.1:1",
+        "localhost.example:1",
+        "[::2]:1"
+      })
   void knowsWhatMayLeaveIt(String text) {
     assertFalse(Address.parse(text).isLocal());
   }

@@ -86,6 +86,8 @@ class PureTest {
     "https://a,                      https://a:8443,              false",
     "https://a,                      https://a.b,                 false",
     "https://a,                      https://a@b,                 false",
+    "http://my_backend:80,           http://My_Backend/path,      true",
+    "http://my_backend:80,           http://my_backend:81/path,   false",
     "https://a,                      /relative,                   false",
     "http://[::1]:80,                http://[::1],                true"
   })
