@@ -40,10 +40,15 @@ public final class BrokerCallCredentials extends CallCredentials {
           .authorizationAsync(request)
           .whenComplete(
               (authorization, failure) -> {
-                if (failure == null) {
-                  applier.apply(metadata(authorization));
-                } else {
+                if (failure != null) {
                   applier.fail(status(failure));
+                  return;
+                }
+                try {
+                  applier.apply(metadata(authorization));
+                } catch (IllegalArgumentException noMetadata) {
+                  applier.fail(
+                      Status.INTERNAL.withDescription("a header of the broker is no metadata"));
                 }
               });
     } catch (RuntimeException e) {
@@ -62,8 +67,11 @@ public final class BrokerCallCredentials extends CallCredentials {
 
   private static Status status(Throwable failure) {
     Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
+    // What may pass is told as what the users of gRPC try again.
     Status status =
-        cause instanceof BrokerException error ? error.code().toStatus() : Status.UNAVAILABLE;
+        cause instanceof BrokerException error && !error.mayPass()
+            ? error.code().toStatus()
+            : Status.UNAVAILABLE;
     return status.withDescription(cause.getMessage()).withCause(cause);
   }
 }

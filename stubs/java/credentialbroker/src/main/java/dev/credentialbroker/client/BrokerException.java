@@ -32,6 +32,19 @@ public final class BrokerException extends RuntimeException {
           Status.Code.INVALID_ARGUMENT,
           Status.Code.NOT_FOUND);
 
+  /** What may pass without anybody's doing. */
+  private static final Set<Status.Code> PASSING =
+      EnumSet.of(
+          Status.Code.UNAVAILABLE,
+          Status.Code.DEADLINE_EXCEEDED,
+          Status.Code.RESOURCE_EXHAUSTED,
+          Status.Code.ABORTED,
+          Status.Code.CANCELLED,
+          Status.Code.INTERNAL,
+          Status.Code.UNKNOWN,
+          Status.Code.UNAUTHENTICATED,
+          Status.Code.DATA_LOSS);
+
   /** Refusals that are about one question, and not about what is held. */
   private static final Set<ErrorReason> OF_THE_QUESTION =
       EnumSet.of(
@@ -121,6 +134,11 @@ public final class BrokerException extends RuntimeException {
   /** Whether it says that what is held must not be used any longer. */
   boolean refusesWhatIsHeld() {
     return REFUSALS.contains(code) && !OF_THE_QUESTION.contains(reason());
+  }
+
+  /** Whether the same may be answered another time. */
+  boolean mayPass() {
+    return PASSING.contains(code);
   }
 
   /**
