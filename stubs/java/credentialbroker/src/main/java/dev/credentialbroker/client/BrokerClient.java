@@ -12,6 +12,7 @@ import dev.credentialbroker.v1.RegisterTaskRequest;
 import dev.credentialbroker.v1.ReportRejectedRequest;
 import dev.credentialbroker.v1.ReportRejectedResponse;
 import dev.credentialbroker.v1.Task;
+import dev.credentialbroker.v1.TaskKind;
 import io.grpc.Context;
 import io.grpc.Deadline;
 import io.grpc.Status;
@@ -193,6 +194,8 @@ public final class BrokerClient implements AutoCloseable {
    * Makes sure that a thread has a live task, so that its first authorization need not wait for
    * one. Nobody has to.
    *
+   * @param thread the conversation or run; empty for the work in the background that belongs to
+   *     none
    * @throws BrokerException when the broker refuses, or is away
    */
   public Task registerTask(String thread) {
@@ -201,9 +204,13 @@ public final class BrokerClient implements AutoCloseable {
 
   /** The same for another identity than the client's own. */
   public Task registerTask(String thread, String identity) {
-    RegisterTaskRequest request =
-        RegisterTaskRequest.newBuilder().setThreadId(thread).setIdentity(identity).build();
-    return await(start(stub -> stub.registerTask(request), timeout)).getTask();
+    RegisterTaskRequest.Builder request = RegisterTaskRequest.newBuilder().setIdentity(identity);
+    if (thread.isEmpty()) {
+      request.setKind(TaskKind.TASK_KIND_BACKGROUND);
+    } else {
+      request.setThreadId(thread);
+    }
+    return await(start(stub -> stub.registerTask(request.build()), timeout)).getTask();
   }
 
   /**
@@ -429,7 +436,10 @@ public final class BrokerClient implements AutoCloseable {
             call,
             Throwable.class,
             thrown -> {
-              if (BrokerException.of(thrown).refusesWhatIsHeld()) {
+              BrokerException refusal = BrokerException.of(thrown);
+              boolean ofTheReport =
+                  asked.rejected() != null && refusal.code() == Status.Code.INVALID_ARGUMENT;
+              if (refusal.refusesWhatIsHeld() && !ofTheReport) {
                 cache.refuse(key, asked);
               }
               return Futures.immediateFailedFuture(thrown);
@@ -535,7 +545,7 @@ public final class BrokerClient implements AutoCloseable {
   private void sweep() {
     for (Entry entry : cache.all()) {
       if (!entry.connections.isEmpty()) {
-        held(entry.key, 0, null);
+        keepUp(entry);
       }
     }
     cache.sweep(System.nanoTime());
@@ -550,7 +560,19 @@ public final class BrokerClient implements AutoCloseable {
 
   /** A look at a connection counts as a use: without a watch nothing else would refresh it. */
   void refreshFor(BrokerConnection connection) {
-    held(connection.authorization().key(), 0, null);
+    Entry entry = cache.get(connection.authorization().key());
+    if (entry != null) {
+      keepUp(entry);
+    }
+  }
+
+  /** Uses an entry for the connections that stand on it, and asks also once its value has ended. */
+  private void keepUp(Entry entry) {
+    long now = System.nanoTime();
+    Authorization held = entry.use(now, 0, null);
+    if (held == null || held.lifetime().isDue(now)) {
+      refresh(entry, held, now);
+    }
   }
 
   void forget(BrokerConnection connection) {
@@ -594,6 +616,10 @@ public final class BrokerClient implements AutoCloseable {
       return path.isEmpty() ? null : Path.of(path);
     }
 
+    private static Path given(Path file, Path otherwise) {
+      return file.toString().isEmpty() ? otherwise : file;
+    }
+
     /**
      * Where the broker is: {@code unix:///absolute/path}, {@code dns:///host:port} or {@code
      * host:port}. Else {@code CREDENTIAL_BROKER_ADDRESS}, else {@code dns:///127.0.0.1:50051}.
@@ -608,7 +634,7 @@ public final class BrokerClient implements AutoCloseable {
      * CREDENTIAL_BROKER_CA_FILE}, else there is no TLS.
      */
     public Builder caFile(Path file) {
-      caFile = file;
+      caFile = given(file, caFile);
       return this;
     }
 
@@ -617,7 +643,7 @@ public final class BrokerClient implements AutoCloseable {
      * CREDENTIAL_BROKER_CERTIFICATE_FILE}.
      */
     public Builder certificateFile(Path file) {
-      certificateFile = file;
+      certificateFile = given(file, certificateFile);
       return this;
     }
 
@@ -626,7 +652,7 @@ public final class BrokerClient implements AutoCloseable {
      * CREDENTIAL_BROKER_PRIVATE_KEY_FILE}.
      */
     public Builder privateKeyFile(Path file) {
-      privateKeyFile = file;
+      privateKeyFile = given(file, privateKeyFile);
       return this;
     }
 
@@ -635,7 +661,7 @@ public final class BrokerClient implements AutoCloseable {
      * host of the address.
      */
     public Builder serverName(String name) {
-      serverName = name;
+      serverName = name.isEmpty() ? serverName : name;
       return this;
     }
 

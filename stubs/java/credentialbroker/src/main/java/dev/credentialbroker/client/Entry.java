@@ -162,10 +162,15 @@ final class Entry {
     value = null;
   }
 
-  /** Takes the turn to refresh, if it is due and nobody has it. Any thread. */
+  /**
+   * Takes the turn to refresh, if it is due and nobody has it. Any thread.
+   *
+   * @param held null when nothing is
+   */
   boolean beginRefresh(Authorization held, long now, boolean watched) {
-    Lifetime lifetime = held.lifetime();
-    if (!(watched ? lifetime.isLate(now) : lifetime.isDue(now)) || now - notBefore < 0) {
+    boolean due =
+        held == null || (watched ? held.lifetime().isLate(now) : held.lifetime().isDue(now));
+    if (!due || now - notBefore < 0) {
       return false;
     }
     synchronized (this) {

@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import dev.credentialbroker.v1.TaskKind;
 import io.grpc.Context;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -157,6 +158,38 @@ class BrokerClientTest {
     never.countDown();
     slow.get(5, TimeUnit.SECONDS);
     assertEquals(1, broker.asked.size());
+  }
+
+  @Test
+  void keepsWhatIsHeldWhenAReportIsNotOne() {
+    Authorization held = client.authorization("inference", "t");
+    broker.refusal = io.grpc.Status.INVALID_ARGUMENT;
+    assertThrows(BrokerException.class, () -> client.reportRejected(held, "x"));
+    assertSame(held, client.authorization("inference", "t"));
+    broker.refusal = io.grpc.Status.PERMISSION_DENIED;
+    assertThrows(BrokerException.class, () -> client.reportRejected(held, "x"));
+    client.authorization("inference", "t");
+    assertEquals(2, broker.asked.size());
+  }
+
+  @Test
+  void registersWorkInTheBackgroundWithoutAThread() {
+    client.registerTask("");
+    client.registerTask("t");
+    assertEquals(TaskKind.TASK_KIND_BACKGROUND, broker.registered.get(0).getKind());
+    assertEquals("t", broker.registered.get(1).getThreadId());
+  }
+
+  @Test
+  void takesAnEmptyTextAsNotGiven() {
+    new BrokerClient.Builder(Map.of("CREDENTIAL_BROKER_ADDRESS", broker.address))
+        .address("")
+        .caFile(Path.of(""))
+        .certificateFile(Path.of(""))
+        .privateKeyFile(Path.of(""))
+        .serverName("")
+        .build()
+        .close();
   }
 
   @Test

@@ -6,6 +6,8 @@ import dev.credentialbroker.v1.CredentialKind;
 import dev.credentialbroker.v1.GetAuthorizationRequest;
 import dev.credentialbroker.v1.GetAuthorizationResponse;
 import dev.credentialbroker.v1.Header;
+import dev.credentialbroker.v1.RegisterTaskRequest;
+import dev.credentialbroker.v1.RegisterTaskResponse;
 import dev.credentialbroker.v1.ReportRejectedRequest;
 import dev.credentialbroker.v1.ReportRejectedResponse;
 import io.grpc.Grpc;
@@ -26,6 +28,9 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
 
   /** The reports that arrived. */
   public final List<ReportRejectedRequest> reported = new CopyOnWriteArrayList<>();
+
+  /** The tasks that were registered. */
+  public final List<RegisterTaskRequest> registered = new CopyOnWriteArrayList<>();
 
   /** Where it is. */
   public final String address;
@@ -81,6 +86,14 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
         ReportRejectedResponse.newBuilder()
             .setAuthorization(answer("better-" + reported.size()))
             .build());
+    answers.onCompleted();
+  }
+
+  @Override
+  public void registerTask(
+      RegisterTaskRequest request, StreamObserver<RegisterTaskResponse> answers) {
+    registered.add(request);
+    answers.onNext(RegisterTaskResponse.getDefaultInstance());
     answers.onCompleted();
   }
 
