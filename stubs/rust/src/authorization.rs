@@ -59,6 +59,41 @@ impl<'a> Request<'a> {
     }
 }
 
+/// A request that is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedRequest {
+    scope: String,
+    thread: String,
+    identity: String,
+    target_url: String,
+    min_validity: Duration,
+    timeout: Option<Duration>,
+}
+
+impl OwnedRequest {
+    pub(crate) fn of(request: Request<'_>) -> Self {
+        Self {
+            scope: request.scope.to_owned(),
+            thread: request.thread.to_owned(),
+            identity: request.identity.to_owned(),
+            target_url: request.target_url.to_owned(),
+            min_validity: request.min_validity,
+            timeout: request.timeout,
+        }
+    }
+
+    pub(crate) fn borrowed(&self) -> Request<'_> {
+        Request {
+            scope: &self.scope,
+            thread: &self.thread,
+            identity: &self.identity,
+            target_url: &self.target_url,
+            min_validity: self.min_validity,
+            timeout: self.timeout,
+        }
+    }
+}
+
 /// The headers to attach to calls of one scope, all of them or none, until [`expires_in`](Self::expires_in) is over.
 ///
 /// Clones are cheap and share the headers. Nothing that prints it shows a header's value.

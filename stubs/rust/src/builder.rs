@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use crate::address::{self, Address};
 use crate::client::Client;
 use crate::error::ArgumentError;
+use crate::lifetime::CENTURY;
 use crate::tasks::Tasks;
 use crate::transport::{Channel, Connector};
 
@@ -140,6 +141,15 @@ impl Builder {
     ///
     /// A setting, a variable or a file is wrong, or this is not called within a tokio runtime.
     pub fn build(mut self) -> Result<Client, ArgumentError> {
+        // What is empty is as if it were not given.
+        self.address = self.address.filter(|text| !text.is_empty());
+        self.server_name = self.server_name.filter(|text| !text.is_empty());
+        for file in [&mut self.ca_file, &mut self.certificate_file, &mut self.private_key_file] {
+            *file = file.take().filter(|path| !path.as_os_str().is_empty());
+        }
+        for time in [&mut self.timeout, &mut self.idle, &mut self.silence] {
+            *time = (*time).min(CENTURY);
+        }
         self.fill_from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
         let runtime = Handle::try_current()
             .map_err(|_| ArgumentError::new("a client of the credential broker is made within a tokio runtime"))?;

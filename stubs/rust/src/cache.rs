@@ -149,6 +149,11 @@ impl Entry {
         }
     }
 
+    /// A background refresh was answered, though perhaps not kept: another may begin.
+    pub(crate) fn refreshed(&self) {
+        let _ = self.refresh_from.compare_exchange(RUNNING, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     fn is_connected(&self) -> bool {
         self.connections.load(Ordering::Relaxed) > 0
     }
@@ -462,11 +467,6 @@ impl Cache {
         let from = entry.refresh_from.load(Ordering::Relaxed);
         from <= self.nanos(now)
             && entry.refresh_from.compare_exchange(from, RUNNING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    /// A background refresh was answered, though perhaps not kept: another may begin.
-    pub(crate) fn refreshed(&self, entry: &Entry) {
-        let _ = entry.refresh_from.compare_exchange(RUNNING, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// A background refresh failed in a way that may pass: the next one begins after a wait, `least` at least.
@@ -815,7 +815,7 @@ mod tests {
         let entry = put(&cache, &value("t", "a", ""));
         advance(30 * SECOND).await;
         assert_eq!(use_it(&cache, "t"), "a*");
-        cache.refreshed(&entry);
+        entry.refreshed();
         assert_eq!(use_it(&cache, "t"), "a*");
     }
 

@@ -10,7 +10,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Status};
 
-use crate::authorization::{Authorization, Request};
+use crate::authorization::{Authorization, OwnedRequest, Request};
 use crate::builder::Builder;
 use crate::cache::{Cache, Change, Entry, Found, Key, KeyRef, Question, lock};
 use crate::connection::Connection;
@@ -18,6 +18,7 @@ use crate::error::{ArgumentError, BrokerError, Error};
 use crate::flights::Flights;
 use crate::lifetime::after;
 use crate::origin::Origin;
+use crate::presence::Presence;
 use crate::tasks::Tasks;
 use crate::transport::Channel;
 use crate::v1::credential_broker_client::CredentialBrokerClient;
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) cache: Cache,
     pub(crate) tasks: Tasks,
     pub(crate) silence: Duration,
+    pub(crate) presence: Presence,
     /// How many streams are up: two while one takes over from another.
     pub(crate) streams: AtomicUsize,
     identity: String,
@@ -116,6 +118,7 @@ impl Client {
             cache,
             tasks,
             silence: builder.silence,
+            presence: Presence::default(),
             streams: AtomicUsize::new(0),
             identity: builder.identity,
             timeout: builder.timeout,
@@ -238,6 +241,17 @@ impl Client {
         self.core.tasks.ended().await;
     }
 
+    /// Fetches headers in the background, for code that cannot wait.
+    pub(crate) fn fetch(&self, request: OwnedRequest, done: impl FnOnce(Option<BrokerError>) + Send + 'static) {
+        // Not the client itself: that it is wanted no more ends the work.
+        let core = Arc::clone(&self.core);
+        self.core.tasks.spawn(async move {
+            let request = request.borrowed();
+            let outcome = core.ask(&request, target(request.target_url)).await;
+            done(outcome.err().and_then(|error| error.broker().cloned()));
+        });
+    }
+
     pub(crate) fn cache(&self) -> &Cache {
         &self.core.cache
     }
@@ -351,6 +365,7 @@ impl Core {
                     return Err(error.into());
                 }
             };
+            self.presence.heard();
             let value = received(&ask.key, answer.authorization)?;
             if let Some(value) = self.cache.store(&value, &asked, Instant::now()) {
                 return Ok(value);
@@ -366,7 +381,7 @@ impl Core {
             let ask = Ask { key: Arc::clone(&entry.key), target: String::new(), min_validity: Duration::ZERO };
             let next = || entry.value().filter(|value| Instant::now() < value.lifetime().refresh());
             match core.fly(&ask, after(Instant::now(), core.timeout), next).await {
-                Ok(_) => core.cache.refreshed(&entry),
+                Ok(_) => entry.refreshed(),
                 Err(error) => {
                     let wait = error.broker().and_then(|error| error.retry_delay);
                     core.cache.refresh_failed(&entry, wait, Instant::now());
@@ -459,24 +474,18 @@ impl Core {
         }
     }
 
-    /// Says once that the broker is away, and once that it is back.
+    /// Tells what connections say of the broker. One counts only when the broker has said a word on it.
     async fn tell_presence(self: Arc<Self>) {
         let mut connected = self.channel.connected();
-        let mut away = false;
+        let mut before = None;
         while connected.changed().await.is_ok() {
             let up = connected.borrow_and_update().is_up();
-            if away && up == Some(true) {
-                away = false;
-                tracing::warn!("the broker is back");
-            } else if !away && up == Some(false) {
-                away = true;
-                let now = Instant::now();
-                let (held, first_end) = self.cache.held(now);
-                let ends = first_end.map_or_else(String::new, |end| {
-                    format!(", the first ends in {} s", end.saturating_duration_since(now).as_secs())
-                });
-                tracing::warn!("the broker is away; authorizations held: {held}{ends}");
+            match up {
+                Some(true) if up != before => self.presence.heard(),
+                Some(false) => self.presence.lost(&self.cache),
+                _ => {}
             }
+            before = up;
         }
     }
 }

@@ -1,27 +1,40 @@
 //! The headers as metadata of gRPC calls.
 
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
 use http::Uri;
 use tonic::{Request, Status};
 
-use crate::authorization;
+use crate::authorization::{self, OwnedRequest};
+use crate::cache::lock;
 use crate::client::Client;
-use crate::error::ArgumentError;
+use crate::error::{ArgumentError, BrokerError};
 
 /// Attaches the headers of an authorization to every gRPC call, as a [`tonic::service::Interceptor`].
 ///
-/// An interceptor cannot wait: it answers from what the client holds, and fails a call with `UNAVAILABLE` where that is
-/// nothing. Call [`Client::authorization`] once before, which also says what is wrong. While calls go on the value is
-/// kept fresh; after a longer rest the first call may fail, and has the next value fetched.
-#[derive(Clone, Debug)]
+/// An interceptor cannot wait: it answers from what the client holds. Where that is nothing it fails the call with
+/// `UNAVAILABLE` and has the headers fetched, or with the code of the broker's refusal where the last fetch was refused.
+/// Call [`Client::authorization`] once before, which also says what is wrong. While calls go on the value is kept fresh;
+/// after a longer rest the first call may fail, and has the next value fetched.
+#[derive(Clone)]
 pub struct Interceptor {
     client: Client,
-    scope: String,
-    thread: String,
-    identity: String,
+    request: OwnedRequest,
+    fetch: Arc<Fetch>,
+}
+
+/// The fetch of headers that were not held.
+#[derive(Default)]
+struct Fetch {
+    is_running: AtomicBool,
+    /// Why the last one failed.
+    failure: Mutex<Option<BrokerError>>,
 }
 
 impl Interceptor {
-    /// Makes an interceptor for the channel to `backend`, with the scope, thread and identity of `request`.
+    /// Makes an interceptor for the channel to `backend`, which asks with `request`.
     ///
     /// # Errors
     ///
@@ -30,27 +43,47 @@ impl Interceptor {
         if backend.scheme_str() != Some("https") {
             return Err(ArgumentError::new(format!("headers are sent over TLS only, and {backend} is not https")));
         }
-        Ok(Self {
-            client: client.clone(),
-            scope: request.scope.to_owned(),
-            thread: request.thread.to_owned(),
-            identity: request.identity.to_owned(),
-        })
+        Ok(Self { client: client.clone(), request: OwnedRequest::of(request), fetch: Arc::default() })
     }
 
-    fn request(&self) -> authorization::Request<'_> {
-        authorization::Request::new(&self.scope, &self.thread).identity(&self.identity)
+    /// Has the headers fetched, once at a time. Returns what a call fails with meanwhile.
+    fn fetch(&self) -> Status {
+        let failure = lock(&self.fetch.failure).clone();
+        if !self.fetch.is_running.swap(true, Ordering::AcqRel) {
+            let running = Running(Arc::clone(&self.fetch));
+            self.client.fetch(self.request.clone(), move |failure| *lock(&running.0.failure) = failure);
+        }
+        match failure {
+            Some(error) if error.is_refusal() => Status::new(error.code, error.to_string()),
+            Some(error) => Status::unavailable(format!("no authorization is held: {error}")),
+            None => Status::unavailable("no authorization of the credential broker is held yet"),
+        }
+    }
+}
+
+/// Ends a fetch, also one that the end of the client cut off.
+struct Running(Arc<Fetch>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.is_running.store(false, Ordering::Release);
     }
 }
 
 impl tonic::service::Interceptor for Interceptor {
     fn call(&mut self, mut call: Request<()>) -> Result<Request<()>, Status> {
-        let Some(held) = self.client.held(self.request()) else {
-            let this = self.clone();
-            self.client.tasks().spawn(async move { drop(this.client.authorization(this.request()).await) });
-            return Err(Status::unavailable("no authorization of the credential broker is held"));
-        };
+        let held = self.client.held(self.request.borrowed()).ok_or_else(|| self.fetch())?;
         held.attach(call.metadata_mut().as_mut());
         Ok(call)
+    }
+}
+
+impl fmt::Debug for Interceptor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Interceptor")
+            .field("client", &self.client)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
     }
 }

@@ -13,6 +13,7 @@ mod flights;
 mod interceptor;
 mod lifetime;
 mod origin;
+mod presence;
 mod tasks;
 #[cfg(feature = "tower")]
 pub mod tower;

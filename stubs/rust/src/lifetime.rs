@@ -50,7 +50,7 @@ impl Lifetime {
 }
 
 /// No time that counts is longer.
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The moment after so long, which may be for ever.
 pub(crate) fn after(now: Instant, wait: Duration) -> Instant {

@@ -98,6 +98,9 @@ pub(crate) async fn watch(core: Arc<Core>, mut changes: mpsc::UnboundedReceiver<
                     let mut wait = Duration::ZERO;
                     if let Err(error) = read(&core, outgoing, &subscriptions, &turn, &closing).await {
                         wait = error.retry_delay.unwrap_or_default();
+                        if error.reason_text.is_empty() {
+                            core.presence.lost(&core.cache);
+                        }
                         core.note(error);
                     }
                     closing(wait);
@@ -142,6 +145,7 @@ async fn read(
     let _up = Up(core);
     turn.begin();
     while let Some(message) = timeout(core.silence, stream.message()).await.map_err(silent)?? {
+        core.presence.heard();
         if let Some(Event::Closing(said)) = &message.event {
             closing(said.retry_delay.and_then(|delay| delay.try_into().ok()).unwrap_or_default());
         }

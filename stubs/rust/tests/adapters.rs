@@ -2,13 +2,16 @@
 
 mod fake_broker;
 
-use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use credentialbroker::tower::{AuthorizationLayer, SendError};
 use credentialbroker::{Interceptor, Request};
 use fake_broker::FakeBroker;
 use http::{HeaderMap, Response, Uri};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::client::legacy::{self, connect::HttpConnector};
@@ -19,7 +22,8 @@ use tower_http::follow_redirect::policy::SameOrigin;
 
 const REQUEST: Request<'_> = Request::new("inference", "t");
 
-/// An HTTP server: `/reject` is always 401, `/reject-once` the first time, `/redirect?URL` leads there, all else is 200.
+/// An HTTP server: `/reject` is always 401, `/reject-once` the first time and
+/// `/reject-then-cut` too, which then says nothing; `/redirect?URL` leads there, all else is 200.
 struct Backend {
     origin: String,
     seen: Arc<Mutex<Vec<HeaderMap>>>,
@@ -36,7 +40,7 @@ impl Backend {
                 let seen = Arc::clone(&kept);
                 let answer = service_fn(move |request: http::Request<Incoming>| {
                     let seen = Arc::clone(&seen);
-                    async move { Ok::<_, Infallible>(answer(&request, &seen)) }
+                    async move { answer(&request, &seen).ok_or("cut") }
                 });
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
@@ -49,18 +53,20 @@ impl Backend {
     }
 }
 
-fn answer(request: &http::Request<Incoming>, seen: &Mutex<Vec<HeaderMap>>) -> Response<String> {
+fn answer(request: &http::Request<Incoming>, seen: &Mutex<Vec<HeaderMap>>) -> Option<Response<String>> {
     let mut seen = seen.lock().unwrap();
     seen.push(request.headers().clone());
     let builder = Response::builder();
     match request.uri().path() {
         "/reject" => builder.status(401),
+        "/reject-then-cut" if seen.len() == 2 => return None,
+        "/reject-then-cut" => builder.status(401),
         "/reject-once" if seen.len() == 1 => builder.status(401),
         "/redirect" => builder.status(307).header("location", request.uri().query().unwrap()),
         _ => builder.status(200),
     }
-    .body(String::new())
-    .unwrap()
+    .body(request.uri().query().unwrap_or_default().to_owned())
+    .ok()
 }
 
 fn http() -> legacy::Client<HttpConnector, String> {
@@ -85,6 +91,34 @@ async fn a_401_is_reported_and_the_request_sent_once_more() {
     let values: Vec<_> = backend.seen().iter().map(|headers| headers["authorization"].clone()).collect();
     assert_ne!(values[0], values[1]);
     assert_eq!(values[1], values[2]);
+}
+
+#[tokio::test]
+async fn a_second_attempt_that_is_cut_off_leaves_the_401_with_its_body() {
+    let (broker, backend) = (FakeBroker::start().await, Backend::start().await);
+    let client = broker.client();
+    let layer = AuthorizationLayer::new(&client, &backend.origin, REQUEST).unwrap();
+    let text = "rejected".repeat(1_000);
+    // Not a GET, which hyper would try again by itself.
+    let request = http::Request::post(format!("{}/reject-then-cut?{text}", backend.origin)).body(String::new());
+    let answer = layer.layer(http()).oneshot(request.unwrap()).await.unwrap();
+    assert_eq!((answer.status().as_u16(), backend.seen().len(), broker.counts.reported()), (401, 2, 1));
+    assert_eq!(answer.body().size_hint().exact(), Some(8_000));
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), text);
+}
+
+#[tokio::test]
+async fn a_layer_asks_with_all_of_its_request() {
+    let (broker, backend) = (FakeBroker::start().await, Backend::start().await);
+    let client = broker.client();
+    let long = REQUEST.min_validity(Duration::from_secs(100));
+    let layer = AuthorizationLayer::new(&client, &backend.origin, long).unwrap();
+    for asked in [1, 2] {
+        layer.clone().layer(http()).oneshot(get(&format!("{}/", backend.origin))).await.unwrap();
+        assert_eq!(broker.counts.asked(), asked, "what is held lasts for 60 s only");
+    }
+    let elsewhere = AuthorizationLayer::<String>::new(&client, &backend.origin, REQUEST.target_url("https://b.test/"));
+    assert!(elsewhere.is_err());
 }
 
 #[tokio::test]
@@ -139,10 +173,17 @@ async fn the_interceptor_gives_what_is_held_and_only_for_tls() {
     let mut interceptor = Interceptor::new(&client, &backend, REQUEST).unwrap();
     let mut call = || tonic::service::Interceptor::call(&mut interceptor, tonic::Request::new(()));
 
-    assert_eq!(call().unwrap_err().code(), tonic::Code::Unavailable);
-    fake_broker::until("it is fetched in the background", || client.held(REQUEST).is_some()).await;
+    broker.counts.refuses.store(true, Ordering::SeqCst);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for _ in 0..1_000 {
+        assert_eq!(call().unwrap_err().code(), tonic::Code::Unavailable);
+    }
+    assert_eq!(tasks(), before + 1, "one fetch, however many calls");
+    fake_broker::until("the refusal is known", || call().unwrap_err().code() == tonic::Code::PermissionDenied).await;
+    broker.counts.refuses.store(false, Ordering::SeqCst);
+    fake_broker::until("it is fetched in the background", || call().is_ok()).await;
     let metadata = call().unwrap().metadata().clone().into_headers();
     assert_eq!(&metadata, client.held(REQUEST).unwrap().headers());
     assert!(metadata.values().all(http::HeaderValue::is_sensitive));
-    assert_eq!(broker.counts.asked(), 1);
 }

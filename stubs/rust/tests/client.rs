@@ -3,6 +3,7 @@
 mod fake_broker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use credentialbroker::{Client, Error, Request};
 use fake_broker::{FakeBroker, SECRET, until};
@@ -143,6 +144,36 @@ async fn what_is_wrong_with_arguments_is_said_before_any_call() {
     );
     assert!(message(Client::builder().address("127.0.0.1:1").ca_file("/none.pem")).contains("/none.pem"));
     assert!(Client::builder().address("broker.test:1").plaintext(true).build().is_ok());
+}
+
+#[tokio::test]
+async fn an_empty_text_is_as_if_it_were_not_given() {
+    let builder = Client::builder().address("").server_name("").ca_file("").certificate_file("").private_key_file("");
+    assert!(builder.build().is_ok());
+}
+
+#[tokio::test]
+async fn a_task_of_no_thread_is_background_work() {
+    let broker = FakeBroker::start().await;
+    let client = broker.client();
+    for thread in ["t", ""] {
+        client.register_task(thread, "").await.unwrap();
+    }
+    assert_eq!(*broker.counts.registered.lock().unwrap(), ["Some(ThreadId(\"t\"))", "Some(Kind(Background))"]);
+}
+
+#[tokio::test]
+async fn times_may_be_for_ever() {
+    let broker = FakeBroker::start().await;
+    let ever = Duration::MAX;
+    let client = broker.builder().timeout(ever).idle(ever).silence(ever).build().unwrap();
+    client.authorization(REQUEST.timeout(ever)).await.unwrap();
+    // The fake broker does not mind what is asked for; a client that forgot it would answer the second from memory.
+    for asked in [2, 3] {
+        client.authorization(REQUEST.timeout(ever).min_validity(ever)).await.unwrap();
+        assert_eq!(broker.counts.asked(), asked);
+    }
+    until("a stream is up", || client.state().watching).await;
 }
 
 #[test]

@@ -118,6 +118,8 @@ impl Replicas {
             match resolve(&address).await {
                 Ok(found) => {
                     backoff.reset();
+                    // Those of addresses that the name no longer has.
+                    while tasks.try_join_next().is_some() {}
                     held.retain(|target, task| {
                         found.contains(target) || {
                             task.abort();

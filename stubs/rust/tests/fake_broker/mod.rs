@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use credentialbroker::v1::credential_broker_server::{CredentialBroker, CredentialBrokerServer};
 use credentialbroker::v1::*;
@@ -27,6 +27,10 @@ pub struct Counts {
     pub asked: AtomicUsize,
     pub reported: AtomicUsize,
     pub streams: AtomicUsize,
+    /// It refuses to give an authorization.
+    pub refuses: AtomicBool,
+    /// What tasks were registered for.
+    pub registered: Mutex<Vec<String>>,
 }
 
 impl Counts {
@@ -127,6 +131,9 @@ impl CredentialBroker for Service {
         request: Request<GetAuthorizationRequest>,
     ) -> Result<Response<GetAuthorizationResponse>, Status> {
         let asked = self.0.asked.fetch_add(1, Ordering::SeqCst);
+        if self.0.refuses.load(Ordering::SeqCst) {
+            return Err(Status::permission_denied("never"));
+        }
         let authorization = Some(authorization(&request.into_inner().thread_id, asked));
         Ok(Response::new(GetAuthorizationResponse { authorization }))
     }
@@ -155,8 +162,12 @@ impl CredentialBroker for Service {
         Ok(Response::new(Box::pin(silent)))
     }
 
-    async fn register_task(&self, _: Request<RegisterTaskRequest>) -> Result<Response<RegisterTaskResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn register_task(
+        &self,
+        request: Request<RegisterTaskRequest>,
+    ) -> Result<Response<RegisterTaskResponse>, Status> {
+        self.0.registered.lock().unwrap().push(format!("{:?}", request.into_inner().target));
+        Ok(Response::new(RegisterTaskResponse::default()))
     }
 
     async fn end_task(&self, _: Request<EndTaskRequest>) -> Result<Response<EndTaskResponse>, Status> {
@@ -176,7 +187,7 @@ impl CredentialBroker for Service {
 }
 
 /// Waits until something is so; fails when it is not within five seconds.
-pub async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..500 {
         if is_so() {
             return;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use credentialbroker::tower::{AuthorizationLayer, SendError};
+use credentialbroker::tower::{AnswerBody, AuthorizationLayer, SendError};
 use credentialbroker::v1::ListScopesRequest;
 use credentialbroker::v1::credential_broker_client::CredentialBrokerClient;
 use credentialbroker::{Client, Interceptor};
@@ -65,7 +65,7 @@ pub async fn send_http(client: &Client, command: &Command) -> Result<Value, Fail
     answer_json(answer.map_err(failure)?).await
 }
 
-async fn answer_json(answer: Response<hyper::body::Incoming>) -> Result<Value, Failure> {
+async fn answer_json(answer: Response<AnswerBody<hyper::body::Incoming>>) -> Result<Value, Failure> {
     let location = answer.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.map_err(|error| Failure::new("other", &error.to_string()))?;

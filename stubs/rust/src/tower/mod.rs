@@ -1,5 +1,7 @@
 //! The headers on HTTP requests, as a tower layer.
 
+mod answer;
+
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -7,39 +9,48 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response, StatusCode};
+use hyper::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::authorization;
+use crate::authorization::{self, OwnedRequest};
 use crate::client::Client;
 use crate::error::ArgumentError;
 use crate::origin::Origin;
 
+pub use answer::AnswerBody;
+
+/// So much of a 401 is read before the request is sent again.
+const AHEAD: usize = 64 * 1024;
+
 /// Attaches the headers of an authorization to every request, and after a 401 reports it and sends the request once
 /// more.
 ///
-/// Made for one origin: a request to any other fails before anything is sent. Lay it directly around the HTTP client,
-/// below whatever follows redirects, and let that client follow none itself: then a redirect comes back through this
-/// layer, which lets it pass to the same origin only.
+/// Made for one origin: a request to any other fails before anything is sent. Lay it directly around the HTTP client.
+///
+/// # Redirects
+///
+/// **The HTTP client itself must follow none**: it would take the headers along, below this layer, where nothing can
+/// keep them back. hyper's follows none; reqwest's follows ten unless it is made with `redirect::Policy::none()`.
+///
+/// A layer above that follows redirects sends a request of its own for each, which this layer cannot tell from any
+/// other: one to another origin fails with [`SendError::Origin`]. With tower-http's policy `SameOrigin` that redirect is
+/// the answer.
 pub struct AuthorizationLayer<B>(Arc<Settings<B>>);
 
 struct Settings<B> {
     client: Client,
     origin: Origin,
-    target_url: String,
-    scope: String,
-    thread: String,
-    identity: String,
+    request: OwnedRequest,
     repeat: fn(&B) -> Option<B>,
 }
 
 impl<B: Clone> AuthorizationLayer<B> {
-    /// Makes a layer for requests to `origin` (for example `https://backend.example.com`), with the scope, thread and
-    /// identity of `request`.
+    /// Makes a layer for requests to `origin` (for example `https://backend.example.com`), which asks with `request`.
     ///
     /// # Errors
     ///
-    /// `origin` is not an `http` or `https` URL without a path.
+    /// `origin` is not an `http` or `https` URL without a path, or `request` names another target.
     pub fn new(client: &Client, origin: &str, request: authorization::Request<'_>) -> Result<Self, ArgumentError> {
         Self::with_repeat(client, origin, request, |body| Some(body.clone()))
     }
@@ -60,13 +71,14 @@ impl<B> AuthorizationLayer<B> {
     ) -> Result<Self, ArgumentError> {
         let parsed = Origin::parse(origin)
             .ok_or_else(|| ArgumentError::new(format!("{origin:?} is not an http or https URL without a path")))?;
+        let target = request.target_url;
+        if !target.is_empty() && target.parse().ok().and_then(|url| Origin::of(&url)).as_ref() != Some(&parsed) {
+            return Err(ArgumentError::new(format!("the request is for {target:?}, and the layer for {origin:?}")));
+        }
         Ok(Self(Arc::new(Settings {
             client: client.clone(),
-            target_url: parsed.to_string(),
+            request: OwnedRequest::of(request.target_url(&parsed.to_string())),
             origin: parsed,
-            scope: request.scope.to_owned(),
-            thread: request.thread.to_owned(),
-            identity: request.identity.to_owned(),
             repeat,
         })))
     }
@@ -101,7 +113,9 @@ pub enum SendError<E> {
 impl<E: fmt::Display> fmt::Display for SendError<E> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Origin => formatter.write_str("the request goes to another origin than the headers are for"),
+            Self::Origin => formatter.write_str(
+                "the request, or a redirect that was followed, goes to another origin than the headers are for",
+            ),
             Self::Authorization(error) => error.fmt(formatter),
             Self::Http(error) => error.fmt(formatter),
         }
@@ -123,11 +137,11 @@ where
     S: Service<Request<B>, Response = Response<R>, Future: Send> + Clone + Send + 'static,
     S::Error: Send,
     B: Send + 'static,
-    R: Send,
+    R: Body<Data: Send, Error: Send> + Send + Unpin,
 {
-    type Response = Response<R>;
+    type Response = Response<AnswerBody<R>>;
     type Error = SendError<S::Error>;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, Self::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context).map_err(SendError::Http)
@@ -143,21 +157,28 @@ where
 }
 
 impl<B> Settings<B> {
-    async fn send<S, R>(&self, mut http: S, mut request: Request<B>) -> Result<Response<R>, SendError<S::Error>>
+    async fn send<S, R>(
+        &self,
+        mut http: S,
+        mut request: Request<B>,
+    ) -> Result<Response<AnswerBody<R>>, SendError<S::Error>>
     where
         S: Service<Request<B>, Response = Response<R>>,
+        R: Body + Unpin,
     {
         if Origin::of(request.uri()).as_ref() != Some(&self.origin) {
             return Err(SendError::Origin);
         }
-        let asked = authorization::Request::new(&self.scope, &self.thread).identity(&self.identity);
-        let held = self.client.authorization(asked.target_url(&self.target_url)).await;
-        let held = held.map_err(SendError::Authorization)?;
+        let held = self.client.authorization(self.request.borrowed()).await.map_err(SendError::Authorization)?;
         let again = self.copy(&request);
         held.attach(request.headers_mut());
-        let answer = http.call(request).await.map_err(SendError::Http)?;
+        let mut answer = http.call(request).await.map_err(SendError::Http)?.map(AnswerBody::new);
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
+        }
+        if again.is_some() {
+            // Its connection is free then, for the second attempt too.
+            answer.body_mut().read_ahead(AHEAD).await;
         }
         let better = self.client.report_rejected(&held, "").await;
         let (Ok(better), Some(mut again)) = (better, again) else { return Ok(answer) };
@@ -166,7 +187,7 @@ impl<B> Settings<B> {
         if poll_fn(|context| http.poll_ready(context)).await.is_err() {
             return Ok(answer);
         }
-        Ok(http.call(again).await.unwrap_or(answer))
+        Ok(http.call(again).await.map_or(answer, |second| second.map(AnswerBody::new)))
     }
 
     fn copy(&self, request: &Request<B>) -> Option<Request<B>> {
