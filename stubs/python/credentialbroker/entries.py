@@ -190,16 +190,14 @@ class Entries:
             entry.origins = [*entry.origins, origin][-MAX_ORIGINS:]
         return answer
 
-    def replaced(self, asked: Asked, answer: Authorization, now: float) -> bool:
+    def replaced(self, asked: Asked, answer: Authorization, now: float) -> None:
         """
         Keep the answer to a report: whatever was asked for before it is older.
 
-        But not where something else than the rejection withdrew the value meanwhile. Returns whether it is kept.
+        But not where something else than the rejection withdrew the value meanwhile: then the next use asks.
         """
-        if asked.entry is not None and asked.entry.revoked != asked.revoked:
-            return False
-        self._replace(self.by_key.get(asked.key) or self._add(asked.key, now), answer, now)
-        return True
+        if asked.entry is None or asked.entry.revoked == asked.revoked:
+            self._replace(self.by_key.get(asked.key) or self._add(asked.key, now), answer, now)
 
     def refused(self, asked: Asked) -> None:
         """Drop what is held: the broker gives it no more. The next use asks, and learns why."""

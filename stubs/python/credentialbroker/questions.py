@@ -120,8 +120,9 @@ class Report:
         )
 
     def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
-        """Keep the answer. Returns it, or None where more than the rejection withdrew what was held: ask again."""
-        return answer if entries.replaced(asked, answer, now) else None
+        """Keep the answer, if nothing but the rejection withdrew what was held. Returns it in any case."""
+        entries.replaced(asked, answer, now)
+        return answer
 
     def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
         """Drop what is held, if the broker refuses and it is what was rejected."""

@@ -70,6 +70,9 @@ class SmallBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         self.gate.wait(20)
         if request.scope == "inferense":
             context.abort_with_status(rpc_status.to_status(SCOPE_UNKNOWN))
+        if request.scope == "garbled":
+            context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "from a proxy")
         return pb2.GetAuthorizationResponse(authorization=self.answer(number))
 
     def ReportRejected(self, request: Any, context: Any) -> pb2.ReportRejectedResponse:
@@ -132,6 +135,10 @@ def servers() -> Iterator[tuple[Server, Server]]:
                 rejected = self.path == "/reject" or (
                     self.path == "/heal" and "better" not in headers["authorization"][0]
                 )
+                if self.path == "/cut" and "better" in headers["authorization"][0]:
+                    self.close_connection = True
+                    return
+                rejected = rejected or self.path == "/cut"
                 self.send_response(401 if rejected else 302 if self.path.startswith("/to/") else 200)
                 if self.path.startswith("/to/"):
                     self.send_header("location", self.path.removeprefix("/to/"))

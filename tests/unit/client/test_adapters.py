@@ -115,6 +115,13 @@ def test_the_401_is_the_answer_where_nothing_is_better(
     assert (len(servers[0].seen), len(broker.reports)) == (1, 1)
 
 
+def test_the_401_is_the_answer_where_the_second_attempt_is_cut_off(broker: SmallBroker, servers: Both) -> None:
+    """An answer never becomes an error; httpx gives an auth no say in that."""
+    with Client(broker.address) as client:
+        assert Requests(client, servers[0].url).send("GET", servers[0].url + "/cut") == 401
+    assert servers[0].revisions() == ["r1", "better1"]
+
+
 async def test_httpx_async_heals_and_leaks_nothing(servers: Both, broker: SmallBroker) -> None:
     """The async flow does the same."""
     backend, trap = servers

@@ -3,20 +3,28 @@
 import asyncio
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from credentialbroker.aio import AsyncClient
+from credentialbroker.authorization import Authorization
+from credentialbroker.channels import Channels
 from credentialbroker.client import Client
 from credentialbroker.errors import BrokerError, ClosedError
+from credentialbroker.grpc_auth import AsyncBrokerPlugin
+from credentialbroker.v1 import credential_broker_pb2 as pb2
+from credentialbroker.watch import Watch
 
 from tests.support.brokers import eventually
-from tests.unit.client.conftest import SmallBroker, authorization
+from tests.unit.client.conftest import SmallBroker, authorization, message
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -137,6 +145,158 @@ async def test_a_hundred_async_clients_leave_nothing(broker: SmallBroker) -> Non
     await eventually(lambda: len(asyncio.all_tasks()) == 1 and files_open() <= before + 2)
 
 
+WRONG = (({"thread": 123}, TypeError), ({"thread": "\ud800"}, ValueError), ({"min_validity": float("inf")}, ValueError))
+
+
+@pytest.mark.parametrize(("arguments", "error"), WRONG)
+async def test_a_wrong_argument_is_told_each_time(
+    broker: SmallBroker, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    """At once, as what it is, and nobody waits for the call that there never was."""
+    with Client(broker.address) as client:
+        for _ in range(2):
+            with pytest.raises(error):
+                client.authorization("inference", **arguments, timeout=1)
+    async with AsyncClient(broker.address) as tasks:
+        for _ in range(2):
+            with pytest.raises(error):
+                await tasks.authorization("inference", **arguments, timeout=1)
+    assert broker.calls == []
+
+
+async def test_details_that_are_none_are_left_out(broker: SmallBroker) -> None:
+    """The code and the message come through, each time."""
+    with Client(broker.address, watch=False) as client:
+        for _ in range(2):
+            with pytest.raises(BrokerError, match="PERMISSION_DENIED: from a proxy"):
+                client.authorization("garbled", "t", timeout=5)
+    async with AsyncClient(broker.address, watch=False) as tasks:
+        with pytest.raises(BrokerError, match="PERMISSION_DENIED: from a proxy"):
+            await tasks.authorization("garbled", "t", timeout=5)
+
+
+@pytest.mark.parametrize("where", ["Channels.acquire", "Authorization.__init__"])
+async def test_what_breaks_a_call_does_not_break_the_next(
+    broker: SmallBroker, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Before the call is sent, or when its answer came: who waits is told at once, and the next is answered."""
+    name, _, method = where.partition(".")
+    broken = {"Channels": Channels, "Authorization": Authorization}[name]
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Client(broker.address, watch=False) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, method, fail)
+            with pytest.raises(BrokerError, match="can't start new thread"):
+                client.authorization("inference", "t", timeout=5)
+        assert client.authorization("inference", "t", timeout=5).revision
+    async with AsyncClient(broker.address, watch=False) as tasks:
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, method, fail)
+            with pytest.raises(BrokerError, match="can't start new thread"):
+                await tasks.authorization("inference", "t", timeout=5)
+        assert (await tasks.authorization("inference", "t", timeout=5)).revision
+
+
+async def test_nothing_that_breaks_ends_the_watch(broker: SmallBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that cannot be started, and a stream that breaks on this side: it goes on with the next."""
+    streams = []
+    real = Watch.lives
+
+    def lives(watch: Watch, now: float) -> None:
+        streams.append(now)
+        if len(streams) % 2:
+            raise RuntimeError("broken")
+        real(watch, now)
+
+    monkeypatch.setattr(Watch, "lives", lives)
+    with Client(broker.address) as client:
+        start = client._start
+        failures = [RuntimeError("can't start new thread")]
+
+        def start_later(*work: Any) -> None:
+            if failures:
+                raise failures.pop()
+            start(*work)
+
+        monkeypatch.setattr(client, "_start", start_later)
+        client.authorization("inference", "t")
+        until(lambda: not failures)
+        client.authorization("inference", "other")
+        until(lambda: client.state().watching)
+    async with AsyncClient(broker.address) as tasks:
+        await tasks.authorization("inference", "t")
+        await eventually(lambda: tasks.state().watching)
+    assert len(streams) == 4
+
+
+async def test_without_a_watch_a_connection_uses_its_entry_and_what_is_idle_goes(
+    broker: SmallBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, whoever looks or not."""
+
+    def due(number: int) -> pb2.Authorization:
+        made = message(f"r{number}", tag=str(number))
+        made.refresh_time.CopyFrom(made.server_time)
+        return made
+
+    broker.answer = due
+    monkeypatch.setattr("credentialbroker.client._SLICE_SECONDS", 0.02)
+    monkeypatch.setattr("credentialbroker.aio._SLICE_SECONDS", 0.02)
+    with Client(broker.address, watch=False, idle_seconds=0.1) as client, client.connection("inference", "t") as open_:
+        until(open_._changed.is_set)
+        until(lambda: ", 0 held" in repr(client))
+    async with AsyncClient(broker.address, watch=False, idle_seconds=0.1) as tasks:
+        with await tasks.connection("inference", "t") as also:
+            await eventually(also._changed.is_set)
+            await eventually(lambda: ", 0 held" in repr(tasks))
+
+
+async def test_a_grpc_call_whose_headers_are_cancelled_ends(broker: SmallBroker) -> None:
+    """As at the end of a loop, which cancels all tasks."""
+    broker.gate.clear()
+    async with AsyncClient(broker.address) as client:
+        plugin, told = AsyncBrokerPlugin(client, "inference", "t"), Future[Exception | None]()
+        before = asyncio.all_tasks()
+        plugin(None, lambda _, error: told.set_result(error))  # type: ignore[arg-type]
+        await eventually(lambda: len(broker.calls) == 1)
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        assert isinstance(await asyncio.wait_for(asyncio.wrap_future(told), 5), RuntimeError)
+
+
+FORKS_AT_ONCE = """
+import os, threading
+from credentialbroker.client import Client
+
+clients = [Client("127.0.0.1:1") for _ in range(5)]
+
+def fork():
+    for _ in range(10):
+        child = os.fork()
+        if not child:
+            for client in clients:
+                client.close()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+threads = [threading.Thread(target=fork) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_threads_that_fork_at_once_do_not_wait_for_each_other() -> None:
+    """Each fork holds the locks of all clients."""
+    done = subprocess.run([sys.executable, "-c", FORKS_AT_ONCE], timeout=60, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
 FORK = """
 import os, sys, time
 from credentialbroker.client import Client
@@ -164,8 +324,6 @@ client.close()
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 async def test_a_client_goes_on_in_a_child_made_by_fork() -> None:
     """With what was held, new calls and a stream of its own; the parent's stream stays up."""
-    import sys
-
     from tests.support.scripted_broker import ScriptedBroker
 
     async with ScriptedBroker() as broker:

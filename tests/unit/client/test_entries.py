@@ -137,6 +137,27 @@ def test_an_answer_asked_for_before_there_was_an_entry_is_overtaken_by_a_withdra
     assert world.look(2.0) == (None, False)
 
 
+def test_an_answer_that_was_asked_for_before_a_withdrawal_is_not_kept_though_the_entry_went() -> None:
+    """That it was dropped after the withdrawal makes the answer no newer."""
+    world = World()
+    world.keep(authorization())
+    asked = world.entries.asked(KEY)
+    world.entries.withdrawn(world.entries.by_key[KEY])
+    world.entries.drop(world.entries.by_key[KEY])
+    assert world.entries.answered(asked, authorization("r1"), 1.0) is None
+    assert world.entries.by_key == {}
+
+
+def test_what_overtook_an_answer_is_not_given_for_a_target_of_another_backend() -> None:
+    """The broker allowed the target for what it answered, not for what came on the stream."""
+    world = World()
+    world.keep(authorization())
+    asked = world.entries.asked(KEY)
+    world.entries.received(world.entries.by_key[KEY], authorization("r2", tag="other"), 1.0)
+    question = Question(KEY, target_url="https://backend.example")
+    assert question.answered(world.entries, asked, authorization("r1"), 1.0) is None
+
+
 def test_what_overtook_an_answer_is_given_only_if_it_lasts_long_enough() -> None:
     """Else the broker is asked again."""
     world = World()
@@ -195,6 +216,17 @@ def test_an_idle_entry_goes_when_its_next_value_comes() -> None:
     assert world.entries.by_key == {}
 
 
+def test_an_open_connection_is_a_use_that_asks_when_its_value_is_due_or_has_ended() -> None:
+    """One refresh at a time, and no sooner than the last that failed allows."""
+    world = World(watched=False)
+    world.keep(authorization())
+    assert world.entries.connected_and_due(30.0) == []
+    world.entries.connect(authorization(), Use("tag", lambda: None))
+    assert [world.entries.connected_and_due(now) for now in (29.9, 30.0, 30.1)] == [[], [KEY], []]
+    world.entries.refresh_failed(world.entries.asked(KEY), AWAY, 61.0)
+    assert [world.entries.connected_and_due(now) for now in (61.1, 61.2)] == [[], [KEY]]
+
+
 def test_a_connection_learns_of_another_tag_and_of_a_withdrawal() -> None:
     """Another value with the same tag changes nothing."""
     world = World()
@@ -251,6 +283,15 @@ def test_a_refused_report_drops_what_was_rejected_only() -> None:
         world.keep(authorization(held))
         Report(KEY, "r1").failed(world.entries, world.entries.asked(KEY), REFUSED, 1.0)
         assert world.look(1.0)[0] == (None if held == "r1" else "r2")
+
+
+def test_what_is_wrong_with_a_report_drops_nothing() -> None:
+    """It says nothing of the headers."""
+    world = World()
+    world.keep(authorization())
+    wrong = Failure(code=grpc.StatusCode.INVALID_ARGUMENT, message="", reason_text="FIELD_INVALID")
+    Report(KEY, "r1").failed(world.entries, world.entries.asked(KEY), wrong, 1.0)
+    assert world.look(1.0)[0] == "r1"
 
 
 def test_the_detail_of_a_report_is_cut_between_characters() -> None:
@@ -394,4 +435,5 @@ def test_another_origin_is_refused(url: str) -> None:
 
 def test_one_origin_has_one_form() -> None:
     """Case, the default port, path and query make no difference."""
+    assert str(origin_of_adapter("http://my_backend:8080")) == "http://my_backend:8080"
     assert parse_origin("HTTPS://Host.Example:443/a?b#c") == parse_origin("https://host.example")

@@ -7,6 +7,8 @@ import pytest
 from credentialbroker.channels import SERVICE_CONFIG, Channels, TlsFiles, read_tls_files
 from credentialbroker.settings import Settings, Target, parse_address
 
+from tests.support.certificates import Authority
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -91,6 +93,13 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
         read_tls_files(Settings.find(ca_file=junk, environment={}))
 
 
+def test_a_bundle_may_have_comments_in_any_language(tmp_path: Path) -> None:
+    """They are no part of the certificates."""
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes("# Főtanúsítvány\n".encode() + Authority().certificate)
+    assert read_tls_files(Settings.find(ca_file=bundle, environment={})).authorities == bundle.read_bytes()
+
+
 def test_the_service_config_is_the_repositorys() -> None:
     """What is shipped in the package is what every client ships."""
     assert json.loads(SERVICE_CONFIG) == json.loads((ROOT / "protos/service_config.json").read_text())
@@ -140,3 +149,18 @@ def test_changed_tls_files_make_another_channel(tmp_path: Path, monkeypatch: pyt
     third = channels.acquire()
     assert channels.release(third) == [second.grpc]
     assert channels.retire() == [third.grpc]
+
+
+def test_a_child_made_by_fork_needs_no_tls_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a channel of its own with what the parent read."""
+    ca = tmp_path / "ca.pem"
+    ca.write_text("first")
+    monkeypatch.setattr("credentialbroker.channels.read_tls_files", lambda _: TlsFiles(None, None, None))
+    parent = Channels(
+        Settings.find(ca_file=ca, environment={}), lambda *_, **__: FakeChannel(), lambda *_, **__: FakeChannel()
+    )
+    before = parent.acquire()
+    ca.unlink()
+    after = parent.in_child().acquire()
+    assert after is not before
+    assert not before.grpc.closed
