@@ -65,8 +65,9 @@ func TestNothingPrintsASecret(t *testing.T) {
 func TestAwayIsSaidOnce(t *testing.T) {
 	var log bytes.Buffer
 	p := presence{
-		logger: slog.New(slog.NewTextHandler(&log, nil)),
-		holds:  func() (int, time.Duration) { return 3, 20 * time.Second },
+		logger:  slog.New(slog.NewTextHandler(&log, nil)),
+		holds:   func() (int, time.Duration) { return 3, 20 * time.Second },
+		failing: func() bool { return false },
 	}
 	refusal := errorOf(statusOf(t, codes.PermissionDenied, &errdetails.ErrorInfo{Reason: "NOT_ALLOWED", Domain: "credentialbroker.v1"}))
 	away := errorOf(errUnavailable)

@@ -24,6 +24,7 @@ import (
 type fakeBroker struct {
 	pb.UnimplementedCredentialBrokerServer
 
+	mute   bool // streams begin without a word
 	get    func(call int, request *pb.GetAuthorizationRequest) (*pb.Authorization, error)
 	report func(call int, request *pb.ReportRejectedRequest) (*pb.Authorization, error)
 
@@ -80,6 +81,11 @@ func (b *fakeBroker) WatchAuthorizations(call grpc.BidiStreamingServer[pb.WatchA
 	b.mu.Lock()
 	b.streams = append(b.streams, stream)
 	b.mu.Unlock()
+	if !b.mute {
+		if err := call.SendHeader(nil); err != nil { // as the broker does
+			return err
+		}
+	}
 	b.opened <- stream
 	select {
 	case err := <-stream.end:

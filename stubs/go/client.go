@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -57,7 +58,11 @@ func New(options ...Option) (*Client, error) {
 		cancel:   cancel,
 		finished: make(chan struct{}),
 	}
-	c.presence = presence{logger: settings.logger, holds: c.cache.holds}
+	c.presence = presence{
+		logger:  settings.logger,
+		holds:   c.cache.holds,
+		failing: func() bool { return channel.GetState() == connectivity.TransientFailure },
+	}
 	c.watcher = watcher{broker: c.broker, clock: c.clock, silence: settings.silence, cache: &c.cache, presence: &c.presence}
 	c.cache = cache{
 		clock:    c.clock,
@@ -223,7 +228,8 @@ func (c *Client) call(ctx context.Context, call func(context.Context) error) *Er
 		return nil
 	}
 	typed := errorOf(err)
-	if typed.Code != codes.Canceled { // it was not needed any longer, which says nothing of the broker
+	// What was not needed any longer says nothing of the broker, but that it waited for a connection in vain.
+	if typed.Code != codes.Canceled || c.presence.failing() && !c.closed.Load() {
 		c.presence.failed(typed)
 	}
 	return typed

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -658,6 +661,76 @@ func TestSilentStreamIsEnded(t *testing.T) {
 			t.Error("not ended")
 		}
 	})
+}
+
+// said is a log that a test may read while it is written to.
+type said struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *said) Write(text []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(text)
+}
+
+func (s *said) count(what string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Count(s.text.String(), what)
+}
+
+func (s *said) logger() Option { return WithLogger(slog.New(slog.NewTextHandler(s, nil))) }
+
+func TestBackOnlyWithAWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{mute: true, get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			return answer("r", time.Hour), nil
+		}}
+		var log said
+		client, end := broker.start(t, log.logger())
+		defer end()
+		get(t, client, wanted)
+		time.Sleep(200 * time.Second) // of which no stream says anything
+		if broker.streamCount() < 3 || log.count("is away") != 1 || log.count("is back") != 0 || client.State().Watching {
+			t.Errorf("%d streams, watching %v: %s", broker.streamCount(), client.State().Watching, log.text.String())
+		}
+		for range broker.streamCount() - 1 {
+			<-broker.opened
+		}
+		(<-broker.opened).event(t, &pb.WatchAuthorizationsResponse{Event: &pb.WatchAuthorizationsResponse_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
+		if log.count("is back") != 1 || !client.State().Watching {
+			t.Errorf("watching %v: %s", client.State().Watching, log.text.String())
+		}
+	})
+}
+
+func TestAwayWithoutAWatch(t *testing.T) {
+	for name, ctxEnds := range map[string]time.Duration{"the client's time": time.Minute, "a user's time": 3 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				var log said
+				refused := WithDialOptions(grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+					return nil, errors.New("connection refused")
+				}))
+				client, end := broker.start(t, WithoutWatch(), log.logger(), refused)
+				defer end()
+				for range 3 {
+					ctx, cancel := context.WithTimeout(t.Context(), ctxEnds)
+					if _, err := client.Authorization(ctx, wanted); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("%v", err)
+					}
+					cancel()
+					synctest.Wait()
+				}
+				if log.count("is away") != 1 {
+					t.Errorf("said: %s", log.text.String())
+				}
+			})
+		})
+	}
 }
 
 func TestKnownRevisionsOfAnotherStream(t *testing.T) {

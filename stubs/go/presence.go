@@ -10,6 +10,8 @@ import (
 type presence struct {
 	logger *slog.Logger
 	holds  func() (count int, firstEnd time.Duration)
+	// failing says whether no connection to the broker can be made.
+	failing func() bool
 
 	mu   sync.Mutex
 	away bool
@@ -18,16 +20,17 @@ type presence struct {
 
 // failed notes an error, and that the broker is away if that is what it means.
 func (p *presence) failed(err *Error) {
+	unreached := err.unreached() || err.ReasonText == "" && p.failing() // a call that waits for a connection ends with its time
 	p.mu.Lock()
 	p.last = err
-	lost := err.unreached() && !p.away
+	lost := unreached && !p.away
 	p.away = p.away || lost
 	p.mu.Unlock()
 	if lost {
 		count, firstEnd := p.holds()
 		p.logger.Warn("credential broker: the broker is away; what is held is served until it ends",
 			"held", count, "first_ends_in", firstEnd.Round(time.Millisecond), "error", err)
-	} else if !err.unreached() && err.ReasonText != "" {
+	} else if !unreached && err.ReasonText != "" {
 		p.answered() // a refusal comes from a broker that is there
 	}
 }

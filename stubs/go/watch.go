@@ -22,8 +22,6 @@ const (
 	longLived = 5 * time.Second
 	// mostSubscribed is how many subscriptions the broker allows on a stream. Other entries are asked for.
 	mostSubscribed = 1000
-	// settled is how long a stream must have lived to show that the broker is there, where it has nothing to send.
-	settled = time.Second
 )
 
 var errSilent = status.Error(codes.Unavailable, "the stream was silent for too long")
@@ -104,14 +102,11 @@ func (w *watcher) open(ctx context.Context) *stream {
 	s.call, s.began = call, w.clock.now()
 	w.mu.Lock()
 	w.current = s
-	w.up.Store(true)
 	w.mu.Unlock()
 	w.cache.each(w.subscribe)
 	w.work.Go(func() { w.send(ctx, s) })
 	w.work.Go(func() {
-		lives := time.AfterFunc(settled, w.presence.answered)
 		s.err = causeOf(ctx, w.receive(s, silence))
-		lives.Stop()
 		silence.Stop()
 		cancel(nil)
 		w.mu.Lock()
@@ -135,6 +130,16 @@ func causeOf(ctx context.Context, err error) error {
 
 // receive does what the broker says until the stream ends. It returns nil where that was with OK.
 func (w *watcher) receive(s *stream, silence *time.Timer) error {
+	// A stream can be opened on a connection that leads nowhere any more. It is up with the broker's first word, which is
+	// its headers where it has nothing to send.
+	if headers, err := s.call.Header(); err == nil && headers != nil {
+		w.presence.answered()
+		w.mu.Lock()
+		if w.current == s {
+			w.up.Store(true)
+		}
+		w.mu.Unlock()
+	}
 	for {
 		message, err := s.call.Recv()
 		if errors.Is(err, io.EOF) {
