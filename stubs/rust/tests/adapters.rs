@@ -58,9 +58,8 @@ fn answer(request: &http::Request<Incoming>, seen: &Mutex<Vec<HeaderMap>>) -> Op
     seen.push(request.headers().clone());
     let builder = Response::builder();
     match request.uri().path() {
-        "/reject" => builder.status(401),
         "/reject-then-cut" if seen.len() == 2 => return None,
-        "/reject-then-cut" => builder.status(401),
+        "/reject" | "/reject-then-cut" => builder.status(401),
         "/reject-once" if seen.len() == 1 => builder.status(401),
         "/redirect" => builder.status(307).header("location", request.uri().query().unwrap()),
         _ => builder.status(200),
