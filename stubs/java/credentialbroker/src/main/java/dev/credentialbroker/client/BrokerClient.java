@@ -54,6 +54,10 @@ import java.util.function.Supplier;
  */
 public final class BrokerClient implements AutoCloseable {
   private static final long LONGEST_CALL = TimeUnit.SECONDS.toNanos(10);
+
+  /** So often at most the entry of a connection is looked at. */
+  private static final long LEAST_LOOK = TimeUnit.MILLISECONDS.toNanos(500);
+
   private static final int ASKED_AGAIN = 3;
   private static final int LONGEST_DETAIL = 256;
 
@@ -261,6 +265,7 @@ public final class BrokerClient implements AutoCloseable {
       connection.change();
     } else {
       connection.tagIs(held.connectionTag());
+      keepUp(connection);
     }
     return connection;
   }
@@ -543,11 +548,6 @@ public final class BrokerClient implements AutoCloseable {
   }
 
   private void sweep() {
-    for (Entry entry : cache.all()) {
-      if (!entry.connections.isEmpty()) {
-        keepUp(entry);
-      }
-    }
     cache.sweep(System.nanoTime());
   }
 
@@ -558,21 +558,22 @@ public final class BrokerClient implements AutoCloseable {
     }
   }
 
-  /** A look at a connection counts as a use: without a watch nothing else would refresh it. */
-  void refreshFor(BrokerConnection connection) {
+  /**
+   * Uses the entry of a connection, now and whenever it is due, as long as the connection is open
+   * and may be used: without a watch nothing else would refresh it.
+   */
+  private void keepUp(BrokerConnection connection) {
     Entry entry = cache.get(connection.authorization().key());
-    if (entry != null) {
-      keepUp(entry);
+    if (entry == null || connection.changed() || !entry.connections.contains(connection)) {
+      return;
     }
-  }
-
-  /** Uses an entry for the connections that stand on it, and asks also once its value has ended. */
-  private void keepUp(Entry entry) {
     long now = System.nanoTime();
     Authorization held = entry.use(now, 0, null);
     if (held == null || held.lifetime().isDue(now)) {
       refresh(entry, held, now);
     }
+    long due = held == null ? 0 : held.lifetime().due() - now;
+    connection.next(channel.later(Math.max(due, LEAST_LOOK), () -> keepUp(connection)));
   }
 
   void forget(BrokerConnection connection) {
@@ -581,6 +582,7 @@ public final class BrokerClient implements AutoCloseable {
       entry.touch(System.nanoTime());
       entry.connections.remove(connection);
     }
+    connection.next(null);
   }
 
   /** Options of a client. What is not set comes from the environment. */
@@ -617,7 +619,7 @@ public final class BrokerClient implements AutoCloseable {
     }
 
     private static Path given(Path file, Path otherwise) {
-      return file.toString().isEmpty() ? otherwise : file;
+      return file == null || file.toString().isEmpty() ? otherwise : file;
     }
 
     /**
@@ -661,7 +663,7 @@ public final class BrokerClient implements AutoCloseable {
      * host of the address.
      */
     public Builder serverName(String name) {
-      serverName = name.isEmpty() ? serverName : name;
+      serverName = name == null || name.isEmpty() ? serverName : name;
       return this;
     }
 

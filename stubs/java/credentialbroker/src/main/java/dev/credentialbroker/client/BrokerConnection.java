@@ -2,6 +2,7 @@ package dev.credentialbroker.client;
 
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ScheduledFuture;
 
 /**
  * The headers for dialling a connection that lives on (a websocket, a pool), and whether it may.
@@ -14,6 +15,7 @@ public final class BrokerConnection implements AutoCloseable {
   private final Authorization authorization;
   private final CompletableFuture<Void> told = new CompletableFuture<>();
   private volatile boolean changed;
+  private ScheduledFuture<?> nextLook;
 
   BrokerConnection(BrokerClient client, BrokerChannel channel, Authorization authorization) {
     this.client = client;
@@ -36,8 +38,15 @@ public final class BrokerConnection implements AutoCloseable {
    * with was withdrawn.
    */
   public boolean changed() {
-    client.refreshFor(this);
     return changed;
+  }
+
+  /** Takes when its entry is looked at next, in the place of the time before; null for never. */
+  synchronized void next(ScheduledFuture<?> look) {
+    if (nextLook != null) {
+      nextLook.cancel(false);
+    }
+    nextLook = look;
   }
 
   /**

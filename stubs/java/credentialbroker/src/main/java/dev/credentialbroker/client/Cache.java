@@ -2,7 +2,6 @@ package dev.credentialbroker.client;
 
 import java.net.URI;
 import java.util.ArrayList;
-import java.util.Collection;
 import java.util.Comparator;
 import java.util.List;
 import java.util.LongSummaryStatistics;
@@ -41,10 +40,6 @@ final class Cache {
   /** Returns the entry of a key, or null. */
   Entry get(Key key) {
     return entries.get(key);
-  }
-
-  Collection<Entry> all() {
-    return entries.values();
   }
 
   /**

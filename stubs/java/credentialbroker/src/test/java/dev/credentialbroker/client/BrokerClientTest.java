@@ -173,6 +173,18 @@ class BrokerClientTest {
   }
 
   @Test
+  void asksByItselfForWhatAConnectionStandsOn() throws Exception {
+    broker.lasts = Duration.ofMillis(600);
+    try (BrokerConnection connection = client.connection("inference", "t")) {
+      broker.lasts = Duration.ofSeconds(60);
+      broker.tag = "another";
+      connection.whenChanged().get(10, TimeUnit.SECONDS);
+      assertTrue(connection.changed());
+    }
+    assertEquals(2, broker.asked.size());
+  }
+
+  @Test
   void registersWorkInTheBackgroundWithoutAThread() {
     client.registerTask("");
     client.registerTask("t");

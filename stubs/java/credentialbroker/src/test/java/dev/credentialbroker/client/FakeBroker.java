@@ -1,5 +1,6 @@
 package dev.credentialbroker.client;
 
+import com.google.protobuf.Timestamp;
 import dev.credentialbroker.v1.Authorization;
 import dev.credentialbroker.v1.CredentialBrokerGrpc;
 import dev.credentialbroker.v1.CredentialKind;
@@ -16,6 +17,7 @@ import io.grpc.Server;
 import io.grpc.Status;
 import io.grpc.stub.StreamObserver;
 import java.io.IOException;
+import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
@@ -37,6 +39,12 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
 
   /** What reports fail with; null for an answer. */
   public volatile Status refusal;
+
+  /** How long answers last from now on; the next is due after half of it. */
+  public volatile Duration lasts = Duration.ofSeconds(60);
+
+  /** The connection tag of answers from now on. */
+  public volatile String tag = "tag";
 
   /** Answers wait for it. */
   public volatile CountDownLatch gate = new CountDownLatch(0);
@@ -69,7 +77,11 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
     }
     answers.onNext(
         GetAuthorizationResponse.newBuilder()
-            .setAuthorization(answer("secret-" + asked.size()))
+            .setAuthorization(
+                answer("secret-" + asked.size()).toBuilder()
+                    .setConnectionTag(tag)
+                    .setRefreshTime(in(lasts.dividedBy(2)))
+                    .setExpireTime(in(lasts)))
             .build());
     answers.onCompleted();
   }
@@ -108,6 +120,13 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
         .setServerTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(100))
         .setRefreshTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(130))
         .setExpireTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(160))
+        .build();
+  }
+
+  private static Timestamp in(Duration time) {
+    return Timestamp.newBuilder()
+        .setSeconds(100 + time.toSeconds())
+        .setNanos(time.toNanosPart())
         .build();
   }
 

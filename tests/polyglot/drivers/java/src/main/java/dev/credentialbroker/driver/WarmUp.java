@@ -23,6 +23,10 @@ final class WarmUp extends CredentialBrokerGrpc.CredentialBrokerImplBase {
   private WarmUp() {}
 
   static void run() throws IOException, InterruptedException {
+    if (!System.getenv().getOrDefault("CREDENTIAL_BROKER_CA_FILE", "").isEmpty()) {
+      // Every client of such a process speaks TLS, which the broker here does not.
+      return;
+    }
     Server server =
         Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
             .addService(new WarmUp())
