@@ -136,6 +136,11 @@ export class Cache {
     return this.#byId.get(id);
   }
 
+  /** How many entries there are. */
+  get size(): number {
+    return this.#byId.size;
+  }
+
   /** All entries. */
   get entries(): Iterable<Entry> {
     return this.#byId.values();

@@ -34,7 +34,6 @@ export type Send<Response> = (
 export class Channel {
   readonly #tls: TlsFiles | undefined;
   readonly #stub: CredentialBrokerClient;
-  #isClosed = false;
 
   /** @throws Error that names the TLS file, when one cannot be used. */
   constructor(settings: Settings, clock: Clock) {
@@ -51,21 +50,9 @@ export class Channel {
     return this.#stub.getChannel().getConnectivityState(false) === connectivityState.READY;
   }
 
-  /** Calls back once a broker is connected, however long that takes; never after {@link close}. */
-  whenReady(callback: () => void): void {
-    // Not by the stub's waitForReady: it would connect, even when it is told that the channel was closed.
-    if (this.#isClosed) {
-      return;
-    }
-    const channel = this.#stub.getChannel();
-    const state = channel.getConnectivityState(false);
-    if (state === connectivityState.READY) {
-      callback();
-    } else {
-      channel.watchConnectivityState(state, Infinity, () => {
-        this.whenReady(callback);
-      });
-    }
+  /** Whether no broker can be reached: the last try to connect failed, and none has succeeded since. */
+  get isFailing(): boolean {
+    return this.#stub.getChannel().getConnectivityState(false) === connectivityState.TRANSIENT_FAILURE;
   }
 
   /**
@@ -101,7 +88,6 @@ export class Channel {
 
   /** Closes the connections. */
   close(): void {
-    this.#isClosed = true;
     this.#stub.close();
   }
 }

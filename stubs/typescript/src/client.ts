@@ -67,6 +67,8 @@ export interface ClientState {
 }
 
 const NO_OPTIONS: AuthorizationOptions = Object.freeze({});
+/** How often a client looks after what it holds, in milliseconds. */
+const LOOK_EVERY_MS = 1_000;
 /** How often the broker is asked again because a withdrawal overtook its answer. */
 const MOST_AGAIN = 3;
 
@@ -94,6 +96,7 @@ export class BrokerClient implements Disposable {
   /** What was asked to get an authorization, for reports about it. */
   readonly #keys = new WeakMap<Authorization, Key>();
   #lastError: BrokerError | undefined;
+  #looking: NodeJS.Timeout | undefined;
   #isAway = false;
   #isClosed = false;
 
@@ -195,7 +198,7 @@ export class BrokerClient implements Disposable {
   /**
    * Returns the headers to dial a long-lived connection with, and word of when it must be closed.
    *
-   * On a client that does not watch, changes are only seen when the same authorization is asked for.
+   * Until it is closed its authorization is in use: the client keeps it current, also if it does not watch.
    *
    * @throws as {@link authorization}.
    */
@@ -299,6 +302,7 @@ export class BrokerClient implements Disposable {
       return;
     }
     this.#isClosed = true;
+    clearInterval(this.#looking);
     const reason = new ClosedError();
     this.#authorizations.close(reason);
     this.#tasks.close(reason);
@@ -325,7 +329,7 @@ export class BrokerClient implements Disposable {
   /** Refreshes in the background what is due, unless the broker will do so or it is too early to try again. */
   #refresh(entry: Entry, { overdueAt }: Lifetime, now: number): void {
     const word = wordOf(entry.key, NO_WISH);
-    const expectsNext = this.#watch?.works === true && now < overdueAt;
+    const expectsNext = now < overdueAt && this.#watch?.expects(entry) === true;
     if (expectsNext || now < entry.notBefore || this.#authorizations.has(word)) {
       return;
     }
@@ -333,6 +337,26 @@ export class BrokerClient implements Disposable {
       const atLeastMs = error instanceof BrokerError ? error.retryDelayMs : undefined;
       entry.notBefore = this.#clock() + entry.backoff.next(atLeastMs);
     });
+  }
+
+  /** Lets go what nobody uses any more, and refreshes for open connections. Goes on while anything is held. */
+  #lookAfter(): void {
+    const now = this.#clock();
+    for (const entry of this.#cache.entries) {
+      const lifetime = entry.held?.lifetime;
+      if (lifetime !== undefined && lifetime.refreshAt > now) {
+        continue;
+      }
+      if (entry.isIdle(now, this.#settings.idleMs)) {
+        this.#cache.drop(entry);
+      } else if (lifetime !== undefined && entry.connections.size > 0) {
+        this.#refresh(entry, lifetime, now);
+      }
+    }
+    if (this.#cache.size === 0) {
+      clearInterval(this.#looking);
+      this.#looking = undefined;
+    }
   }
 
   /** Makes the call that gets an authorization and keeps it. */
@@ -381,7 +405,10 @@ export class BrokerClient implements Disposable {
     } catch (error) {
       if (error instanceof BrokerError && !signal.aborted) {
         this.#lastError = error;
-        if (!this.#channel.isReady) {
+        const isUnreachable = error.code === "UNAVAILABLE" ? !this.#channel.isReady : this.#channel.isFailing;
+        if (error.reasonText !== "") {
+          this.#isBack();
+        } else if (isUnreachable) {
           this.#wentAway(error);
         }
       }
@@ -451,12 +478,12 @@ export class BrokerClient implements Disposable {
     if (this.#isClosed) {
       return;
     }
-    const known = this.#find(key);
-    const entry = known ?? this.#cache.add(key);
+    const entry = this.#find(key) ?? this.#cache.add(key);
     entry.hold(authorization, lifetime);
-    if (known === undefined) {
-      this.#watch?.subscribe(entry);
-    }
+    this.#watch?.subscribe(entry);
+    this.#looking ??= setInterval(() => {
+      this.#lookAfter();
+    }, LOOK_EVERY_MS).unref();
   }
 
   #makeWatch(): Watch {
@@ -491,7 +518,7 @@ export class BrokerClient implements Disposable {
           this.#wentAway(error);
         }
       },
-      connected: () => {
+      answered: () => {
         this.#isBack();
       },
     };
@@ -504,7 +531,7 @@ export class BrokerClient implements Disposable {
       const { held, firstEndInMs } = this.state();
       const first =
         firstEndInMs === undefined ? "" : `, of which the first ends in ${(firstEndInMs / 1_000).toFixed(1)} s`;
-      this.#settings.logger.warn(
+      this.#warn(
         `the credential broker is away (${this.#settings.address.target}: ${error.message}); ` +
           `${String(held)} authorizations are held${first}`,
       );
@@ -514,7 +541,15 @@ export class BrokerClient implements Disposable {
   #isBack(): void {
     if (this.#isAway) {
       this.#isAway = false;
-      this.#settings.logger.warn(`the credential broker is back (${this.#settings.address.target})`);
+      this.#warn(`the credential broker is back (${this.#settings.address.target})`);
+    }
+  }
+
+  #warn(message: string): void {
+    try {
+      this.#settings.logger.warn(message);
+    } catch {
+      // a logger that fails must end neither a call nor the watch
     }
   }
 

@@ -31,8 +31,8 @@ export interface WatchOwner {
   failed(id: string, error: BrokerError): void;
   /** A stream has ended without being asked to; with the error unless it ended well. Another will be opened. */
   lost(error: BrokerError | undefined): void;
-  /** There is a stream to a connected broker. */
-  connected(): void;
+  /** The broker has said something on a stream, for the first time on it. */
+  answered(): void;
 }
 
 type Call = ClientDuplexStream<WatchAuthorizationsRequest, WatchAuthorizationsResponse>;
@@ -51,8 +51,7 @@ export class Watch {
   readonly #streams = new Set<Stream>();
   #current: Stream | undefined;
   #reopening: NodeJS.Timeout | undefined;
-  #awaitsReady = false;
-  /** Whether the last stream ended with an error and none has been up since. */
+  /** Whether the last stream ended with an error and the broker has said nothing on one since. */
   #isFailing = false;
   #closed = false;
 
@@ -68,12 +67,13 @@ export class Watch {
     return this.#current !== undefined && this.#channel.isReady;
   }
 
-  /** Whether values can be expected to come: over a stream, or after a wait over the one that follows a good one. */
-  get works(): boolean {
-    return this.up || (!this.#isFailing && (this.#current !== undefined || this.#reopening !== undefined));
+  /** Whether values of one can be expected to come: over a stream, or after a wait over that which follows a good one. */
+  expects(subscription: Subscription): boolean {
+    const works = this.up || (!this.#isFailing && (this.#current !== undefined || this.#reopening !== undefined));
+    return works && this.#current?.leavesOut(subscription) !== true;
   }
 
-  /** Watches one more; opens the stream with the first. */
+  /** Watches one more, or goes on doing so; opens the stream with the first. */
   subscribe(subscription: Subscription): void {
     if (this.#current !== undefined) {
       this.#current.subscribe(subscription);
@@ -110,6 +110,10 @@ export class Watch {
           this.#reopen(stream, retryDelayMs);
         }
       },
+      answered: () => {
+        this.#isFailing = false;
+        this.#owner.answered();
+      },
       ended: (error) => {
         this.#ended(stream, error);
       },
@@ -121,7 +125,6 @@ export class Watch {
       stream.subscribe(subscription);
     }
     previous?.finish();
-    this.#announce();
   }
 
   /** Opens the next stream, after a wait in any case. */
@@ -151,28 +154,17 @@ export class Watch {
       this.#owner.lost(error);
     }
   }
-
-  /** Tells the owner when there is a connected stream; asks gRPC once, however many streams come and go till then. */
-  #announce(): void {
-    if (this.#awaitsReady) {
-      return;
-    }
-    this.#awaitsReady = true;
-    this.#channel.whenReady(() => {
-      this.#awaitsReady = false;
-      if (this.up) {
-        this.#isFailing = false;
-        this.#owner.connected();
-      }
-    });
-  }
 }
 
 interface StreamEvents {
+  answered(): void;
   closing(retryDelayMs: number): void;
   ended(error: BrokerError | undefined): void;
   readonly openedAt: number;
 }
+
+/** The broker takes no more on one stream, and refuses those that are over. */
+const MOST_SUBSCRIPTIONS = 1_000;
 
 /** One stream, from its opening to its end. */
 class Stream {
@@ -181,6 +173,8 @@ class Stream {
   readonly #owner: WatchOwner;
   readonly #events: StreamEvents;
   readonly #silence: NodeJS.Timeout;
+  /** What is subscribed, by id. */
+  readonly #ids = new Set<string>();
   #isClosing = false;
   #wasSilent = false;
   #isWritable = true;
@@ -196,6 +190,9 @@ class Stream {
       this.#wasSilent = true;
       this.cancel();
     }, silenceMs).unref();
+    call.once("data", () => {
+      events.answered();
+    });
     call.on("data", (message: WatchAuthorizationsResponse) => {
       this.#silence.refresh();
       this.#receive(message);
@@ -216,8 +213,15 @@ class Stream {
     return this.#isClosing;
   }
 
+  /** Whether one is not subscribed because there is no room for it. */
+  leavesOut({ id }: Subscription): boolean {
+    return !this.#ids.has(id) && this.#ids.size >= MOST_SUBSCRIPTIONS;
+  }
+
+  /** Subscribes to one, unless it is subscribed already or there is no room. */
   subscribe({ id, key }: Subscription): void {
-    if (!this.#isClosing) {
+    if (!this.#isClosing && !this.#ids.has(id) && this.#ids.size < MOST_SUBSCRIPTIONS) {
+      this.#ids.add(id);
       const { scope, thread: threadId, identity } = key;
       const knownRevision = this.#owner.knownRevision(id);
       this.#send({ $case: "subscribe", value: { subscriptionId: id, scope, threadId, identity, knownRevision } });
@@ -225,7 +229,9 @@ class Stream {
   }
 
   unsubscribe({ id }: Subscription): void {
-    this.#send({ $case: "unsubscribe", value: { subscriptionId: id } });
+    if (this.#ids.delete(id)) {
+      this.#send({ $case: "unsubscribe", value: { subscriptionId: id } });
+    }
   }
 
   /** Says that nothing more is asked for: another stream does now what this one did. */

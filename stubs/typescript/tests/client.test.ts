@@ -10,7 +10,7 @@ import { format, inspect, promisify } from "node:util";
 import { status } from "@grpc/grpc-js";
 
 import { BrokerClient, BrokerError, ClosedError, type BrokerClientOptions } from "../src/index.js";
-import { authorizationMessage, FakeBroker, until } from "./support.js";
+import { authorizationMessage, errorStatus, FakeBroker, until } from "./support.js";
 
 const quiet = { warn: () => undefined };
 
@@ -363,6 +363,75 @@ test("what is wrong with a TLS file is told when the client is made, with its na
       (error: Error) => error.message.includes(caFile) && error.cause instanceof Error,
     );
   }
+});
+
+test("what is due or withdrawn goes when nobody has used it for long, with a watch and without", async () => {
+  await using broker = await FakeBroker.start();
+  broker.answers = [{ refreshMs: 10 }];
+  using unwatched = connect(broker, { idleMs: 50, watch: false });
+  await unwatched.authorization("inference");
+  using watched = connect(broker, { idleMs: 50 });
+  broker.answers = [{}];
+  await watched.authorization("inference");
+  await until(() => broker.actions.length === 1, "subscribed");
+  broker.send({ $case: "withdrawal", value: { reason: "WITHDRAWAL_REASON_TASK_REVOKED" } });
+  await until(() => broker.actions.length === 2, "unsubscribed");
+  assert.equal(broker.actions[1]?.$case, "unsubscribe");
+  await until(() => unwatched.state().held === 0, "dropped");
+});
+
+test("an open connection keeps its authorization current on a client that does not watch", async () => {
+  await using broker = await FakeBroker.start();
+  broker.answers = [{ refreshMs: 10 }, { revision: "r2", tag: "another" }];
+  using client = connect(broker, { idleMs: 50, watch: false });
+  using connection = await client.connection("inference");
+  await until(() => connection.changed, "changed");
+  assert.equal(broker.asked.length, 2);
+});
+
+test("a stream is given no more than it takes, and what it cannot take is asked for when it is due", async () => {
+  await using broker = await FakeBroker.start();
+  using client = connect(broker, { cacheSize: 1_002 });
+  await Promise.all(Array.from({ length: 1_000 }, (_, n) => client.authorization("inference", { thread: String(n) })));
+  await until(() => broker.actions.length === 1_000, "subscribed");
+  broker.answers = [{ refreshMs: 10 }, { revision: "r2" }];
+  await client.authorization("inference", { thread: "over" });
+  await sleep(20);
+  await client.authorization("inference", { thread: "over" });
+  await until(() => broker.asked.length === 1_002, "refreshed");
+  assert.equal(broker.actions.length, 1_000);
+  broker.answers = [{ error: status.NOT_FOUND }];
+  broker.send({ $case: "error", value: { status: errorStatus(status.NOT_FOUND) } });
+  await until(() => broker.actions.length === 1_001, "unsubscribed");
+  const refused = broker.actions[999];
+  const thread = refused?.$case === "subscribe" ? refused.value.threadId : "";
+  await assert.rejects(client.authorization("inference", { thread }), { code: "NOT_FOUND" });
+  broker.answers = [{}];
+  await client.authorization("inference", { thread: "there is room" });
+  await until(() => broker.actions.length === 1_002, "subscribed instead");
+});
+
+test("a broker that is connected and says nothing is not back, and one that says anything is", async () => {
+  await using broker = await FakeBroker.start();
+  const warnings: string[] = [];
+  using client = connect(broker, { silenceMs: 200, logger: { warn: (message) => warnings.push(message) } });
+  await client.authorization("inference");
+  await until(() => broker.streams.length === 3, "silent twice");
+  assert.equal(warnings.length, 1);
+  broker.send({ $case: "heartbeat", value: {} });
+  await until(() => warnings.length === 2, "back");
+  assert.match(warnings[1] ?? "", /broker is back/);
+});
+
+test("a logger that throws ends neither a call nor the watch", async () => {
+  await using broker = await FakeBroker.start();
+  const warn = (): never => {
+    throw new Error("the disk is full");
+  };
+  using client = connect(broker, { silenceMs: 100, logger: { warn } });
+  await client.authorization("inference");
+  await until(() => broker.streams.length === 2, "opened again");
+  assert.equal((await client.authorization("inference", { thread: "t" })).revision, "r1");
 });
 
 test("a value that comes while nobody has used the entry for long is not kept", async () => {

@@ -22,6 +22,7 @@ import {
   type Authorization,
   type EndTaskRequest,
   type EndTaskResponse,
+  type ErrorStatus,
   type GetAuthorizationRequest,
   type GetAuthorizationResponse,
   type RegisterTaskRequest,
@@ -31,6 +32,7 @@ import {
   type WatchAuthorizationsRequest,
   type WatchAuthorizationsResponse,
 } from "../src/generated/credentialbroker/v1/credential_broker.js";
+import { ErrorReason } from "../src/generated/credentialbroker/v1/error_reason.js";
 
 /** How a fake broker answers a call; what is left out is as it would be in health. */
 export interface Answer {
@@ -67,6 +69,11 @@ export function authorizationMessage(answer: Answer = {}): Authorization {
     identity: "agents",
     connectionTag: tag,
   };
+}
+
+/** Makes what the broker sends for a subscription that it has no value for. */
+export function errorStatus(code: status): ErrorStatus {
+  return { code, reason: ErrorReason.UNSPECIFIED, message: "as told" };
 }
 
 export class FakeBroker implements AsyncDisposable {
