@@ -92,7 +92,8 @@ const MOST_READ_AHEAD = 65_536;
 
 /** Reads what an answer begins with, and leaves it to be read again: of one that is read its connection is free. */
 async function readAhead(answer: Response): Promise<void> {
-  const reader = answer.clone().body?.getReader();
+  const body: ReadableStream<Uint8Array> | null = answer.clone().body;
+  const reader = body?.getReader();
   try {
     let bytes = 0;
     while (reader !== undefined && bytes <= MOST_READ_AHEAD) {
