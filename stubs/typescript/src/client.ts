@@ -532,7 +532,7 @@ export class BrokerClient implements Disposable {
       const first =
         firstEndInMs === undefined ? "" : `, of which the first ends in ${(firstEndInMs / 1_000).toFixed(1)} s`;
       this.#warn(
-        `the credential broker is away (${this.#settings.address.target}: ${error.message}); ` +
+        `credential broker: the broker is away (${this.#settings.address.target}: ${error.message}); ` +
           `${String(held)} authorizations are held${first}`,
       );
     }
@@ -541,7 +541,7 @@ export class BrokerClient implements Disposable {
   #isBack(): void {
     if (this.#isAway) {
       this.#isAway = false;
-      this.#warn(`the credential broker is back (${this.#settings.address.target})`);
+      this.#warn(`credential broker: the broker is back (${this.#settings.address.target})`);
     }
   }
 
