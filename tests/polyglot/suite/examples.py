@@ -46,11 +46,7 @@ async def run_all(languages: list[Language]) -> bool:
 def main() -> int:
     """Run the examples of the languages that are asked for; returns 0 when all did well."""
     processes.heed_sigterm()
-    languages, missing = toolchains.present(toolchains.wanted())
-    well = asyncio.run(run_all(languages))
-    for one in missing:
-        print(f"{one.name:12}skipped: {one.reason}")
-    return 0 if well and not (missing and toolchains.in_ci()) else 1
+    return toolchains.run_for_wanted(lambda languages: asyncio.run(run_all(languages)))
 
 
 if __name__ == "__main__":

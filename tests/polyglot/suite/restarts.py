@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.polyglot.languages import Language
 from tests.polyglot.suite import processes, toolchains
 from tests.polyglot.suite.cases import Case
 from tests.polyglot.suite.driver import Driver
@@ -152,14 +153,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.polyglot.suite.restarts", description=__doc__)
     parser.add_argument("--runs", type=int, default=100, help="how often the broker is restarted")
     options = parser.parse_args()
-    languages, missing = toolchains.present(toolchains.wanted())
-    variants = [Variant(name, command) for one in languages for name, command in one.drivers.items()]
-    problems = asyncio.run(run(variants, options.runs))
-    for problem in problems:
-        print(f"problem: {problem}")
-    for one in missing:
-        print(f"{one.name:12}skipped: {one.reason}")
-    return 1 if problems or (missing and toolchains.in_ci()) else 0
+
+    def work(languages: list[Language]) -> bool:
+        variants = [Variant(name, command) for one in languages for name, command in one.drivers.items()]
+        problems = asyncio.run(run(variants, options.runs))
+        for problem in problems:
+            print(f"problem: {problem}")
+        return not problems
+
+    return toolchains.run_for_wanted(work)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,3 +63,24 @@ def present(names: tuple[str, ...]) -> tuple[list[Language], list[Missing]]:
     missing = [Missing(name, reason) for name in names if (reason := missing_reason(name)) is not None]
     absent = {one.name for one in missing}
     return [language(name) for name in names if name not in absent], missing
+
+
+def run_for_wanted(work: Callable[[list[Language]], bool]) -> int:
+    """
+    Do something for the languages that are asked for by `LANGS`, and tell of those that cannot be built here.
+
+    Args:
+        work: takes the languages; says whether all went well.
+
+    Returns:
+        The exit code: 0 when all went well, 1 when not, or when a language is missing in CI, 2 when there is no such language.
+    """
+    try:
+        languages, missing = present(wanted())
+    except UnknownLanguageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    well = work(languages)
+    for one in missing:
+        print(f"{one.name:12}skipped: {one.reason}")
+    return 0 if well and not (missing and in_ci()) else 1
