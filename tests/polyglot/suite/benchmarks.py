@@ -47,7 +47,8 @@ async def measure(language: Language, dev: Dev) -> Measured:
         seconds=_SECONDS,
     )
     try:
-        figures = json.loads(said.strip().splitlines()[-1])
+        # Maven leaves a colour's end behind the last line.
+        figures = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
         measured = Measured(*(float(figures[name]) for name in ("cached_ns", "rpc_ns", "ratio")))
     except (ValueError, KeyError, IndexError, TypeError):
         measured = None
