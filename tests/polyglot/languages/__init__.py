@@ -53,7 +53,7 @@ class Language:
         example: the quickstart. It runs beside a broker (CREDENTIAL_BROKER_ADDRESS) and gets as its one argument the URL
             of a protected resource; it prints the kind of credential and the status, `AGENT_ASSERTION 200`.
         benchmark: the language's own benchmark tool, beside a broker (CREDENTIAL_BROKER_ADDRESS). Its last line of
-            standard output with a brace in front is `{"cached_ns": ..., "rpc_ns": ..., "ratio": ...}`, nanoseconds a call of both, from one run.
+            standard output is `{"cached_ns": ..., "rpc_ns": ..., "ratio": ...}`, nanoseconds a call of both, from one run.
         prove_install: in the empty folder that it is given, outside the repository, makes a project of the language,
             adds the package of the given tree by local path with the language's usual command, builds and runs a program
             that imports stub and client. Raises `subprocess.CalledProcessError` with the output when that fails.

@@ -47,8 +47,7 @@ async def measure(language: Language, dev: Dev) -> Measured:
         seconds=_SECONDS,
     )
     try:
-        # Maven leaves a colour's end behind the last line.
-        figures = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+        figures = json.loads(said.strip().splitlines()[-1])
         measured = Measured(*(float(figures[name]) for name in ("cached_ns", "rpc_ns", "ratio")))
     except (ValueError, KeyError, IndexError, TypeError):
         measured = None

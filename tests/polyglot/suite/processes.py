@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import click
+
 _PORTS: Final = range(18_000, 32_000)
 """Below those that the system gives to outgoing connections, so that a port stays free while its broker is down."""
 _handed_out: Final[set[int]] = set()
@@ -100,7 +102,8 @@ async def output(
         seconds: how long it may take.
 
     Returns:
-        Its exit code, None when it took too long, and what it wrote to standard output and standard error.
+        Its exit code, None when it took too long, and what it wrote to standard output, without the colours
+        that Maven switches off even where there is no terminal, and to standard error.
     """
     with tempfile.TemporaryDirectory(prefix="output-") as place:
         said, log = Path(place) / "out", Path(place) / "err"
@@ -116,7 +119,7 @@ async def output(
             )
         _groups.add(process.pid)
         code = await end(process, seconds=seconds)
-        return code, said.read_text(errors="replace"), log.read_text(errors="replace")
+        return code, click.unstyle(said.read_text(errors="replace")), log.read_text(errors="replace")
 
 
 async def end(process: asyncio.subprocess.Process, *, seconds: float, how: signal.Signals | None = None) -> int | None:
