@@ -106,7 +106,11 @@ class _UpstreamView:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """When the store was last reached, by both clocks."""
+    """
+    The moment up to which what is held here is known to be what the store holds, by both clocks.
+
+    It is when the read began that found nothing newer: what was written while it was under way it may have missed.
+    """
 
     wall: float
     monotonic: float
@@ -236,7 +240,7 @@ class Snapshots:
 
     @property
     def confirmation(self) -> Confirmation:
-        """When the store was last reached."""
+        """The moment up to which what is held here is known to be what the store holds."""
         return self._confirmation
 
     def bearer_version(self, bearer: Bearer) -> str:
@@ -442,6 +446,7 @@ class Snapshots:
         Raises:
             StoreDownError: the store cannot be reached.
         """
+        asked = self._moment()
         sequence = await self._store.change_sequence()
         loaded: list[WholeIdentity] = []
         unreadable: set[IdentityName] = set()
@@ -474,7 +479,7 @@ class Snapshots:
         self._sequence = sequence
         self._is_behind = True
         self.touch()
-        self._confirm()
+        self._confirm(asked)
 
     def _take_in(self, whole: WholeIdentity) -> None:
         """Take in an identity with what belongs to it; a damaged row spoils what it is for, not the identity."""
@@ -568,10 +573,12 @@ class Snapshots:
             StoreDownError: the store cannot be reached.
         """
         self._forget_deleted()
+        asked = self._moment()
         # A look that was cut off is taken up again, whatever the store says of the time since.
         self._is_behind |= await self._store.has_changed()
         while self._is_behind or self._newcomers:
             if self._is_behind:
+                asked = self._moment()
                 changes = await self._store.changes(self._sequence)
                 if changes.sequence < self._sequence:
                     _LOG.warning(
@@ -584,11 +591,12 @@ class Snapshots:
                 self._sequence = changes.sequence
                 self._is_behind = not changes.complete
             else:
-                self._confirm()  # all that is held here is as it is in the store
+                self._confirm(asked)  # all that is held here is as it is in the store
                 await self._read_newcomer(next(iter(self._newcomers)))
+                asked = self._moment()
                 # However many there are, nobody's revocation waits for them.
                 self._is_behind = await self._store.has_changed()
-        self._confirm()
+        self._confirm(asked)
 
     async def _take_in_changes(self, changes: Changes) -> None:
         """Read what changed of what is held here, revocations of identities first; others are read afterwards."""
@@ -707,8 +715,11 @@ class Snapshots:
         if after in _REVOKED and before not in _REVOKED:
             self._metrics.revocation_propagation.labels(what).observe(max(0.0, self._clock.now() - written))
 
-    def _confirm(self) -> None:
-        self._confirmation = Confirmation(self._clock.now(), self._clock.monotonic())
+    def _moment(self) -> Confirmation:
+        return Confirmation(self._clock.now(), self._clock.monotonic())
+
+    def _confirm(self, asked: Confirmation) -> None:
+        self._confirmation = asked
         self._metrics.store_confirmed.set(self._confirmation.wall)
 
 

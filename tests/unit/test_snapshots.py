@@ -36,6 +36,7 @@ from broker.profiles import DEFAULT_PROFILE, PRESETS
 from broker.snapshots import (
     DELETED_REMEMBERED_SECONDS,
     IN_USE_SECONDS,
+    Confirmation,
     Snapshots,
     private_key_context,
     task_id_context,
@@ -273,6 +274,38 @@ async def test_a_look_that_fails_is_not_a_contact(world: World) -> None:
     (view,) = snapshots.views()
     assert view.identity.state is IdentityState.DISABLED
     assert snapshots.confirmation.wall == NOW + 3
+
+
+@pytest.mark.parametrize("method", ["has_changed", "changes"])
+async def test_a_look_proves_what_was_when_it_began(world: World, method: str) -> None:
+    """What was written while a slow read was under way it may have missed: nothing after its start is confirmed."""
+    snapshots = world.snapshots()
+    await snapshots.warm_up()
+    if method == "has_changed":
+        await snapshots.follow()  # the first look after a start goes on to read the changes
+        world.store.calls.clear()
+    gate = world.store.hold(method)
+    world.clock.pass_(3)
+    look = asyncio.create_task(snapshots.follow())
+    while not world.store.calls[method]:
+        await asyncio.sleep(0.001)
+    world.clock.pass_(60)
+    gate.set()
+    await look
+    assert snapshots.confirmation == Confirmation(wall=NOW + 3, monotonic=world.clock.steady - 60)
+
+
+async def test_a_start_proves_what_was_when_it_began(world: World) -> None:
+    """Reading everything takes its time; what was written meanwhile only the next look finds."""
+    snapshots = world.snapshots()
+    gate = world.store.hold("whole_identities")
+    start = asyncio.create_task(snapshots.warm_up())
+    while not world.store.calls["whole_identities"]:
+        await asyncio.sleep(0.001)
+    world.clock.pass_(60)
+    gate.set()
+    await start
+    assert snapshots.confirmation.wall == NOW
 
 
 async def test_reading_many_newcomers_does_not_make_the_store_look_away(world: World) -> None:
