@@ -36,7 +36,6 @@ PARTS: dict[str, list[list[str]]] = {
         [*PYTHON_MODULE, "tests.polyglot", "--no-build", "--check-page"],
         [*PYTHON_MODULE, "tests.polyglot", "--mutations", "--sample"],
         [*PYTHON_MODULE, "tests.polyglot.suite.restarts", "--runs", "5"],
-        [*PYTHON_MODULE, "tests.polyglot", "--mutations", "--sample"],
     ],
     "examples": [[*PYTHON_MODULE, "tests.polyglot.suite.examples"]],
     "dev": [
