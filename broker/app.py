@@ -29,7 +29,8 @@ from broker.bearer import BearerSource
 from broker.bearer.configured import Surroundings, issuer_lines, open_issuers, open_sources
 from broker.bearer.oauth import Issuer, Logins
 from broker.clock import Clock, SystemClock
-from broker.config import BackendSection, Config
+from broker.config import Config
+from broker.config.sections import BackendSection
 from broker.enrollment import Enroller
 from broker.errors import StartupError, StoreDownError
 from broker.http import HttpListener, Readiness

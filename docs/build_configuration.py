@@ -1,11 +1,11 @@
 # ruff: noqa: INP001 - a script beside the page that it writes, not a package
 """
-Writes docs/configuration.md from broker/config.py, or checks that it is current.
+Writes docs/configuration.md from broker/config/, or checks that it is current.
 
     python docs/build_configuration.py            write
     python docs/build_configuration.py --check    write nothing; exit 1 where the page is not what the settings give
 
-The meaning of a setting is the text below it in `broker/config.py`; one without a text is an error.
+The meaning of a setting is the text below it in `broker/config/`; one without a text is an error.
 """
 
 import ast
@@ -27,7 +27,7 @@ PAGE: Final = Path(__file__).with_name("configuration.md")
 _HEAD: Final = """\
 # Configuration
 
-<!-- Written by docs/build_configuration.py from broker/config.py; change it there. -->
+<!-- Written by docs/build_configuration.py from broker/config/; change it there. -->
 
 The broker runs without any configuration; `deploy/broker.toml` is a commented example to start from.
 
@@ -66,7 +66,7 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
     own = inspect.get_annotations(model)
     for key, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in own):
         if not meanings.get(key):
-            message = f"{path}.{key} has no text below it in broker/config.py"
+            message = f"{path}.{key} has no text below it in broker/config/"
             raise SystemExit(message)
         if (inner := _model_of(field.annotation)) is not None:
             nested.append((inner, f"{path}.{key}"))
@@ -101,7 +101,8 @@ def _texts_below(model: type[BaseModel]) -> dict[str, str]:
     """Return the text that stands below each field in the source, of the section or of one that it is made from."""
     classes = {
         node.name: node
-        for node in ast.parse(Path(config.__file__).read_text(encoding="utf-8")).body
+        for module in Path(config.__file__).parent.glob("*.py")
+        for node in ast.parse(module.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
     }
     texts = {}

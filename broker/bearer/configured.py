@@ -25,11 +25,11 @@ from broker.bearer.workload_identity import (
     WorkloadIdentity,
 )
 from broker.clock import Clock
-from broker.config import (
+from broker.config import Config
+from broker.config.sources import (
     BearerSourceSection,
     ClientCredentialsSourceSection,
     CommandSourceSection,
-    Config,
     FileSourceSection,
     JwtIdentitySourceSection,
     OauthSourceSection,

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from broker import config as config_module
-from broker.config import Config, default_state_dir, is_loopback, load_config
+from broker.config import Config, load_config, sections, sources
+from broker.config.fields import is_loopback
+from broker.config.settings import default_state_dir
 from broker.errors import StartupError
 from broker.scopes import Credential, TaskNeed
 
@@ -35,15 +36,19 @@ def problems(path: Path | None = None, environment: Mapping[str, str] | None = N
     return list(caught.value.problems)
 
 
-def sections() -> list[type[BaseModel]]:
+def every_section() -> list[type[BaseModel]]:
     """List every section of the configuration, and the whole."""
     return [
-        one
-        for one in vars(config_module).values()
-        if isinstance(one, type)
-        and issubclass(one, BaseModel)
-        and one.__module__ == config_module.__name__
-        and not one.__name__.startswith("_")
+        Config,
+        *(
+            one
+            for module in (sections, sources)
+            for one in vars(module).values()
+            if isinstance(one, type)
+            and issubclass(one, BaseModel)
+            and one.__module__ == module.__name__
+            and not inspect.isabstract(one)
+        ),
     ]
 
 
@@ -105,7 +110,7 @@ def test_a_configuration_does_not_change() -> None:
         config.broker.default_identity = "other"
 
 
-@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", every_section(), ids=lambda section: section.__name__)
 def test_an_unknown_key_is_a_problem_in_every_section(tmp_path: Path, section: type[BaseModel]) -> None:
     """A misspelt setting is refused wherever it stands, by its whole name, and the one that was meant is offered."""
     name = WHERE[section.__name__]
@@ -127,9 +132,9 @@ def test_an_unknown_key_that_is_like_none_gets_no_suggestion(tmp_path: Path) -> 
 
 def test_every_setting_says_what_it_is() -> None:
     """Each setting has a text behind it in the source, from which the reference is made."""
-    lines = Path(config_module.__file__).read_text().splitlines()
-    for section, field in ((one, name) for one in sections() if one is not Config for name in one.model_fields):
+    for section, field in ((one, name) for one in every_section() if one is not Config for name in one.model_fields):
         owner = next(one for one in section.__mro__ if field in inspect.get_annotations(one))
+        lines = Path(inspect.getfile(owner)).read_text().splitlines()
         start = next(i for i, line in enumerate(lines) if line.startswith(f"class {owner.__name__}("))
         at = next(i for i in range(start, len(lines)) if lines[i].startswith(f"    {field}: "))
         rest = itertools.dropwhile(lambda line: not line.startswith(("    ) = (", "    )")), lines[at + 1 :])
@@ -454,7 +459,9 @@ def taken_or_told(path: Path | None, environment: Mapping[str, str], **arguments
 
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
 KEYS = st.one_of(
-    st.sampled_from(sorted({field for section in sections() for field in section.model_fields} | {"default", "a.b"})),
+    st.sampled_from(
+        sorted({field for section in every_section() for field in section.model_fields} | {"default", "a.b"})
+    ),
     st.text(max_size=6),
 )
 TREES = st.recursive(
