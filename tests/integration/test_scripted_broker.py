@@ -10,7 +10,9 @@ from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.v1 import credential_broker_pb2_grpc
 
 from broker.rpc.status import CODES
+from tests.bench.frames import Flag, FrameType, ping_ack
 from tests.support.brokers import eventually, guarded_channel, refused
+from tests.support.raw_http2 import raw_connection
 from tests.support.scripted_broker import ScriptedBroker
 from tests.support.watching import Watcher, watching
 
@@ -167,6 +169,36 @@ async def test_the_gate_counts_and_cuts_connections(scripted: ScriptedBroker, ca
     await callers.GetAuthorization(
         pb2.GetAuthorizationRequest(scope="inference", thread_id="t1"), timeout=5, wait_for_ready=True
     )
+
+
+async def test_the_gate_counts_pings_and_loses_connections(scripted: ScriptedBroker) -> None:
+    """Answers are no pings; what is lost hears nothing, no end either, while others are served."""
+    gate = scripted.gate
+    async with raw_connection(scripted.address) as lost:
+        lost.send(ping_ack(b"12345678"))
+        assert await lost.answers_pings()
+        assert len(gate.pings) == 1
+        gate.turn("open", lose=True)
+        async with raw_connection(scripted.address) as later:
+            assert await later.answers_pings()
+        lost.ping()
+        await eventually(lambda: len(gate.pings) == 3)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await lost.closed()
+        assert lost.of(FrameType.PING, Flag.ACK) == [b"12345678"]
+    await eventually(lambda: gate.connections == 0)
+
+
+async def test_it_can_be_at_a_port(scripted: ScriptedBroker) -> None:
+    """One that is taken is told, and nothing is left behind."""
+    address = scripted.address
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(OSError, match=str(port)):
+        await ScriptedBroker(port=port).__aenter__()
+    await scripted.gate.__aexit__()
+    async with ScriptedBroker(port=port) as another:
+        assert another.address == address
 
 
 def test_a_word_that_is_no_word_is_refused() -> None:

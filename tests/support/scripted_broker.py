@@ -48,6 +48,8 @@ _VALUE_WORDS: Final = frozenset(
 )
 _ANSWER_WORDS: Final = _FAILURE_WORDS | _VALUE_WORDS | {"delay", "hang"}
 _STREAM_WORDS: Final = _FAILURE_WORDS | {"values", "heartbeat", "end_after", "closing_after", "retry_delay"}
+_NO_PINGS: Final = {"grpc.keepalive_time_ms": 2**31 - 1}
+"""A broker's ping is something that is heard: it would put off the client's own, which are counted."""
 _UNKNOWN_EVENT: Final = b"\x9a\x06\x03new"
 """Field 99, which no client knows."""
 
@@ -144,13 +146,16 @@ class ScriptedBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
     Told nothing it gives each key an authorization for a minute, sends it to who subscribes without it, and beats
     every half second.
 
+    Args:
+        port: where clients connect to; 0 is any that is free.
+
     Attributes:
         gate: where clients connect to.
         received: every unary call, in order.
         opened: every stream, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0) -> None:
         self.received: list[Received] = []
         self.opened: list[Opened] = []
         self._answers: dict[tuple[str, str | None], list[Answer]] = {}
@@ -158,6 +163,7 @@ class ScriptedBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         self._current: dict[Key, pb2.Authorization] = {}
         self._versions: defaultdict[Key, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
         self._server: grpc.aio.Server | None = None
+        self._port = port
         self.gate: Gate
 
     @property
@@ -166,11 +172,15 @@ class ScriptedBroker(credential_broker_pb2_grpc.CredentialBrokerServicer):
         return self.gate.address
 
     async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server(options=tuple(CHANNEL_ARGUMENTS.items()))
+        self._server = grpc.aio.server(options=tuple({**CHANNEL_ARGUMENTS, **_NO_PINGS}.items()))
         credential_broker_pb2_grpc.add_CredentialBrokerServicer_to_server(self, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-        self.gate = await Gate("127.0.0.1", port).__aenter__()
+        try:
+            self.gate = await Gate("127.0.0.1", port, own_port=self._port).__aenter__()
+        except BaseException:
+            await self._server.stop(None)
+            raise
         return self
 
     async def __aexit__(self, *error: object) -> None:

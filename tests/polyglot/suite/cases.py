@@ -12,12 +12,14 @@ from typing import Any, Final
 from tests.polyglot.suite.expressions import ExpressionError, names_in
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "cases"
-LANES: Final = ("counted", "timed", "own", "scripted")
+LANES: Final = ("counted", "timed", "own", "scripted", "idle")
+SCRIPTED_LANES: Final = frozenset({"scripted", "idle"})
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CASE_WORDS: Final = frozenset(
     {"name", "group", "behaviour", "catches", "lane", "adapters", "open", "env", "hosts", "brokers", "start", "steps",
-     "connection_age", "timeout", "supplies", "alone", "without"}
+     "connection_age", "timeout", "supplies", "alone", "without", "port"}
 )  # fmt: skip
 _KINDS: Final = ("do", "join", "world", "expect", "until", "stays", "let", "wait", "for")
 """The words that say what a step is; the first that it has counts, the others are its members."""
@@ -40,7 +42,7 @@ VARIABLES: Final = frozenset(
 
 OF_BROKERS: Final = frozenset({"calls", "streams", "subscriptions", "values", "withdrawals"})
 """Functions that read a broker's metrics: of the whole broker, so of no use beside other cases."""
-OF_SCRIPTED: Final = frozenset({"received", "opened", "connections", "attempts"})
+OF_SCRIPTED: Final = frozenset({"received", "opened", "connections", "attempts", "pings"})
 _OF_OTHERS: Final = frozenset({"grants", "ledger", "requests"})
 EVIDENCE: Final = OF_BROKERS | OF_SCRIPTED | _OF_OTHERS
 """Functions that say what the broker, the emulator or a server saw, whatever the client says."""
@@ -65,6 +67,7 @@ class Case:
         alone: whether it asks for a driver's process for itself; `has_own_driver` says whether it has one.
         connection_age: to how many seconds the life of a connection is scaled down; None leaves it.
         timeout: seconds in which all of it must be done.
+        port: where the scripted broker must be; 0 is anywhere.
         supplies: the row of the table in docs/clients.md that says which languages' clients do this themselves.
     """
 
@@ -83,6 +86,7 @@ class Case:
     connection_age: float | None = None
     timeout: float = 60.0
     alone: bool = False
+    port: int = 0
     supplies: str | None = None
     steps: tuple[Mapping[str, Any], ...]
 
@@ -104,6 +108,11 @@ class Case:
         text = json.dumps([self.steps, self.open, self.env, self.hosts])
         named = re.findall(r"variable\('([a-z0-9_]+)'\)", text)
         return {*re.findall(r"\$([a-z][a-z0-9_]*)", text), *named}
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether its broker is a scripted one."""
+        return self.lane in SCRIPTED_LANES
 
     @property
     def has_own_driver(self) -> bool:
@@ -169,7 +178,7 @@ def _case(table: Mapping[str, Any], group: str) -> Case:
     if not _NAME.fullmatch(table["name"]):
         raise CaseError("its name is not words of lower case with dashes between them")
     options = table.get("open", {})
-    values = {**table, "steps": tuple(table["steps"]), "open": None if options is False else options}
+    values = {**table, "steps": tuple(_unfolded(table["steps"])), "open": None if options is False else options}
     for word in {"brokers", "without"} & table.keys():
         values[word] = tuple(table[word])
     case = Case(**{"group": group, **values})
@@ -177,11 +186,32 @@ def _case(table: Mapping[str, Any], group: str) -> Case:
     return case
 
 
+def _unfolded(value: Any) -> Any:
+    """Return a value of a case with texts of lists that hold `{1..9}` in the place of the nine that they stand for."""
+    match value:
+        case dict():
+            return {name: _unfolded(one) for name, one in value.items()}
+        case list():
+            return [one for each in value for one in _texts(_unfolded(each))]
+        case _:
+            return value
+
+
+def _texts(value: Any) -> list[Any]:
+    ranges = _RANGE.search(value) if isinstance(value, str) else None
+    if ranges is None:
+        return [value]
+    before, after = value[: ranges.start()], value[ranges.end() :]
+    return [f"{before}{number}{after}" for number in range(int(ranges[1]), int(ranges[2]) + 1)]
+
+
 def _check(case: Case) -> None:
     if case.lane not in LANES:
         raise CaseError(f"there is no lane {case.lane}")
     if case.lane != "own" and (case.brokers != ("a",) or not case.start or case.connection_age is not None):
         raise CaseError("only a case of the lane own has brokers of its own")
+    if case.port and not case.is_scripted:
+        raise CaseError("only a scripted broker can be had at a port")
     if case.adapters not in {None, "http", "grpc"}:
         raise CaseError("its adapters are neither http nor grpc")
     if case.without and case.adapters is None:
@@ -199,7 +229,7 @@ def _check(case: Case) -> None:
     if case.lane == "timed" and functions & OF_BROKERS:
         wrong = ", ".join(sorted(functions & OF_BROKERS))
         raise CaseError(f"{wrong}: counts what other cases of the lane timed do, too; use grants or ledger")
-    if case.lane != "scripted" and functions & OF_SCRIPTED:
+    if not case.is_scripted and functions & OF_SCRIPTED:
         raise CaseError(f"{', '.join(sorted(functions & OF_SCRIPTED))}: only the scripted broker tells")
 
 
@@ -236,7 +266,7 @@ def _check_steps(case: Case, steps: Iterable[Mapping[str, Any]], known: set[str]
 
 def _check_action(case: Case, step: Mapping[str, Any]) -> None:
     there = set(COMMON_ACTIONS)
-    if case.lane == "scripted":
+    if case.is_scripted:
         there |= SCRIPTED_ACTIONS
     else:
         there |= REAL_ACTIONS

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -37,6 +38,8 @@ _HOSTS: Final = {"a": "127.0.0.1", "b": "127.0.0.2"}
 _ORIGINS: Final = 8
 """How many cases of a place may have an origin at one time."""
 _CALL_SECONDS: Final = 15.0
+_PORT_SECONDS: Final = 10.0
+"""How long a port that a case names may be somebody else's."""
 _PROTECTED: Final = "/backend-api/codex/models"
 _IDENTITIES: Final = {"identity": False, "other": False, "short": False, "bearer": True}
 """The variables of identities, and whether they hold a bearer only."""
@@ -44,6 +47,10 @@ _IDENTITIES: Final = {"identity": False, "other": False, "short": False, "bearer
 
 class WorldError(Exception):
     """What a case asked of its world could not be done."""
+
+
+class NotHereError(Exception):
+    """This machine does not have what a case needs."""
 
 
 class Certificates:
@@ -76,6 +83,8 @@ class Ground:
     def __init__(self, folder: Path) -> None:
         self.certificates = Certificates(folder / "certificates")
         self.nursery = Nursery(folder)
+        self.ports: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Who has a port that cases name: one case at a time."""
 
     async def __aenter__(self) -> Self:
         await self.nursery.__aenter__()
@@ -236,6 +245,7 @@ class World:
         self._place = place
         self._folder = folder
         self._certificates = ground.certificates
+        self._ports = ground.ports
         self._adapter = adapter
         self._identities = _Identities()
         self._servers: dict[str, HttpOrigin | GrpcEcho] = {}
@@ -290,7 +300,7 @@ class World:
         if self._case.hosts is not None:
             self.set_hosts(self._case.hosts)
         if self._place is None:
-            self.scripted = await self._exits.enter_async_context(ScriptedBroker())
+            self.scripted = await self._make_scripted(self._case.port)
             host, _, port = self.scripted.address.rpartition(":")
             self.variables |= {
                 "broker": f"{host}:{port}",
@@ -302,6 +312,22 @@ class World:
         await self._make_servers(wanted)
         await self.look()
         self._before = self._now
+
+    async def _make_scripted(self, port: int) -> ScriptedBroker:
+        if not port:
+            return await self._exits.enter_async_context(ScriptedBroker())
+        await self._exits.enter_async_context(self._ports[port])
+        # Another run on this machine may have it for a moment.
+        end = time.monotonic() + _PORT_SECONDS
+        while True:
+            try:
+                return await self._exits.enter_async_context(ScriptedBroker(port=port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if time.monotonic() > end:
+                    raise NotHereError(f"port {port} is taken by something else") from None
+            await asyncio.sleep(0.2)
 
     async def _make_real(self, place: Place, key: str, wanted: set[str]) -> None:
         self.variables |= {
@@ -505,6 +531,7 @@ class World:
                 "opened": lambda: list(scripted.opened),
                 "connections": lambda: scripted.gate.connections,
                 "attempts": lambda: list(scripted.gate.attempts),
+                "pings": lambda: list(scripted.gate.pings),
             }
         return {
             **common,
@@ -620,7 +647,7 @@ def _act_scripted(broker: ScriptedBroker | None, action: str, members: Mapping[s
         raise WorldError(f"{action}: there is no scripted broker in this lane")
     match action:
         case "gate":
-            return broker.gate.turn(members["to"], cut=members.get("cut", False))
+            return broker.gate.turn(**members)
         case _:
             return getattr(broker, action)(**members)
 

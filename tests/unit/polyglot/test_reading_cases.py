@@ -46,6 +46,7 @@ def case(*steps: str, head: str = HEAD) -> str:
         (case(USE, head=f'{HEAD}adapters = "soap"\n'), "neither http nor grpc"),
         (case(USE, head=f'{HEAD}without = ["httpx"]\n'), "is for none"),
         (case(USE, head=f"{HEAD}connection_age = 3\n"), "lane own"),
+        (case(USE, head=f"{HEAD}port = 50051\n"), "only a scripted broker"),
         (case("{ expect = \"calls('X') == 1\" }", head=f'{HEAD}lane = "timed"\n'), "use grants or ledger"),
         (case("{ expect = \"received('X') == []\" }"), "only the scripted broker"),
         (case("{ expect = \"calls('$nothing') == 1\" }"), "nothing: is no variable"),
@@ -96,6 +97,15 @@ def test_what_a_case_needs_for_itself(tmp_path: Path) -> None:
     assert {one.name: one.has_own_driver for one in load(tmp_path)} == {
         "shared": False, "looked-into": True, "environment": True, "asked": True,
     }  # fmt: skip
+
+
+def test_lists_may_hold_many_texts_in_one(tmp_path: Path) -> None:
+    """`{1..3}` in a text of a list, also of one within."""
+    text = case('{ do = "many", threads = ["a", "$thread.{9..11}.x"] }', "{ expect = \"calls('{1..2}') == 1\" }")
+    (tmp_path / "group.toml").write_text(text, encoding="utf-8")
+    many, expected = load(tmp_path)[0].steps
+    assert many["threads"] == ["a", "$thread.9.x", "$thread.10.x", "$thread.11.x"]
+    assert expected["expect"] == "calls('{1..2}') == 1"
 
 
 def test_selection_by_name_and_by_group(tmp_path: Path) -> None:
