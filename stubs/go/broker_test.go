@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,6 +28,7 @@ type fakeBroker struct {
 	mute   bool // streams begin without a word
 	get    func(call int, request *pb.GetAuthorizationRequest) (*pb.Authorization, error)
 	report func(call int, request *pb.ReportRejectedRequest) (*pb.Authorization, error)
+	endOf  func(request *pb.EndTaskRequest) error
 
 	mu      sync.Mutex
 	gets    []*pb.GetAuthorizationRequest
@@ -59,6 +61,10 @@ func (b *fakeBroker) ReportRejected(_ context.Context, request *pb.ReportRejecte
 	b.mu.Unlock()
 	answer, err := b.report(call, request)
 	return &pb.ReportRejectedResponse{Authorization: answer}, err
+}
+
+func (b *fakeBroker) EndTask(_ context.Context, request *pb.EndTaskRequest) (*pb.EndTaskResponse, error) {
+	return &pb.EndTaskResponse{Task: &pb.Task{ThreadId: request.GetThreadId()}}, b.endOf(request)
 }
 
 func (b *fakeBroker) WatchAuthorizations(call grpc.BidiStreamingServer[pb.WatchAuthorizationsRequest, pb.WatchAuthorizationsResponse]) error {
@@ -173,6 +179,8 @@ func demandGuard(ctx context.Context) error {
 	return nil
 }
 
+var wanted = Request{Scope: "inference", Thread: "t1"}
+
 // get asks for an authorization, which must be given.
 func get(t *testing.T, client *Client, request Request) *Authorization {
 	t.Helper()
@@ -184,3 +192,36 @@ func get(t *testing.T, client *Client, request Request) *Authorization {
 }
 
 var errUnavailable = status.Error(codes.Unavailable, "away")
+
+// keepAlive sends heartbeats until the stream ends.
+func (s *fakeStream) keepAlive() {
+	go func() {
+		beat := time.NewTicker(20 * time.Second)
+		defer beat.Stop()
+		for {
+			select {
+			case <-beat.C:
+				_ = s.send(&pb.WatchAuthorizationsResponse{Event: &pb.WatchAuthorizationsResponse_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
+			case <-s.gone:
+				return
+			}
+		}
+	}()
+}
+
+func (s *fakeStream) value(t *testing.T, to *pb.Subscribe, value *pb.Authorization) {
+	s.event(t, &pb.WatchAuthorizationsResponse{SubscriptionId: to.GetSubscriptionId(), Event: &pb.WatchAuthorizationsResponse_Authorization{Authorization: value}})
+}
+
+func (s *fakeStream) withdraw(t *testing.T, from *pb.Subscribe, why pb.WithdrawalReason) {
+	s.event(t, &pb.WatchAuthorizationsResponse{SubscriptionId: from.GetSubscriptionId(), Event: &pb.WatchAuthorizationsResponse_Withdrawal{Withdrawal: &pb.Withdrawal{Reason: why}}})
+}
+
+// event sends something and waits until the client did what it says.
+func (s *fakeStream) event(t *testing.T, event *pb.WatchAuthorizationsResponse) {
+	t.Helper()
+	if err := s.send(event); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}

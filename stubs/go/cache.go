@@ -4,7 +4,6 @@ import (
 	"math"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -12,73 +11,8 @@ import (
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
 )
 
-const (
-	// mostOrigins is how many origins are remembered with an entry.
-	mostOrigins = 8
-	// useGrain is how exactly the last use is known: a busy entry is not written to at each use by every processor.
-	useGrain = 10 * time.Microsecond
-	// restApart is the least time between two looks of a timer at its entry.
-	restApart = 100 * time.Millisecond
-)
-
-// entry is what is kept under one key. What a use of a held value touches is atomic; the rest is guarded by cache.mu.
-type entry struct {
-	key     key
-	id      string                        // of its subscription
-	held    atomic.Pointer[Authorization] // nil once it was withdrawn
-	origins atomic.Pointer[[]string]      // that the broker allowed
-	used    atomic.Int64                  // when, on the clock
-	lookAt  atomic.Int64                  // no use before then begins a refresh
-
-	changed     uint64 // the number of its last change
-	taken       taken
-	retry       backoff
-	timer       *time.Timer // sees to an entry that is not used
-	connections map[*Connection]struct{}
-}
-
-// taken holds the numbers of the last changes that took a value back.
-type taken struct {
-	withdrawn uint64 // for any reason
-	revoked   uint64 // for another than a rejection, which a better value follows
-}
-
-// since says whether the answer to a question that was asked after change number `number` may have been taken back.
-func (t taken) since(number uint64, a ask) bool {
-	if a.rejected != "" {
-		return t.revoked > number
-	}
-	return t.withdrawn > number
-}
-
-// give returns what is held if it serves the question, and notes the use.
-func (e *entry) give(a ask, now time.Duration) *Authorization {
-	held := e.held.Load()
-	if held == nil || !held.lifetime.serves(now, a.minValidity) || a.target != "" && !e.allowsWith(held, a.target) {
-		return nil
-	}
-	if used := time.Duration(e.used.Load()); now-used > useGrain {
-		e.used.Store(int64(now))
-	}
-	return held
-}
-
-func (e *entry) allows(origin string) bool {
-	if known := e.origins.Load(); known != nil {
-		for _, one := range *known {
-			if one == origin {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// allowsWith says whether what is held may be sent to an origin. Looked at once more afterwards, because the origins are
-// those of the value: both may just have been replaced.
-func (e *entry) allowsWith(held *Authorization, origin string) bool {
-	return e.allows(origin) && e.held.Load() == held
-}
+// restApart is the least time between two looks of a timer at its entry.
+const restApart = 100 * time.Millisecond
 
 // cache is what a client holds. It does no I/O.
 type cache struct {
@@ -96,7 +30,7 @@ type cache struct {
 	byID    map[string]*entry
 	ids     uint64
 	changes uint64
-	gone    map[key]taken // of entries that are no more, for answers that are still on their way; at most `size`
+	gone    gone
 	closed  bool
 }
 
@@ -117,54 +51,41 @@ func (c *cache) changeCount() uint64 {
 
 // keep holds an answer to a question that was asked after change number `since`, and returns what to give for it. What the
 // stream brought in the meantime is newer: a value stays and is given, and after a withdrawal there is nothing to give, and
-// the question is to be asked again.
+// the question is to be asked again. A rejection is followed on the stream by a withdrawal of its own, and perhaps by the
+// better value itself, before it is answered.
 func (c *cache) keep(answer *Authorization, a ask, since uint64) *Authorization {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.find(a.key)
-	switch {
-	case e == nil && c.gone[a.key].since(since, a):
-		return nil
-	case e == nil:
+	if e == nil {
+		if c.gone.of(a.key).since(since, a) {
+			return nil
+		}
 		if e = c.insert(a.key); e == nil {
 			return answer
 		}
 		c.set(e, answer)
 		c.kept(e)
-	case e.accepts(a, since):
-		c.set(e, answer)
-	default:
+	} else if newer := e.newer(a, since); newer != nil {
 		now := c.clock.now()
 		if given := e.give(a, now); given != nil {
 			return given
 		}
-		held := e.held.Load()
-		if held == nil || e.taken.since(since, a) || a.target != "" && held.ConnectionTag != answer.ConnectionTag {
+		if e.taken.since(since, a) || a.target != "" && newer.ConnectionTag != answer.ConnectionTag {
 			return nil // also where the origin was allowed to another credential
 		}
-		if held.lifetime.serves(now, a.minValidity) {
-			answer = held
+		if newer.lifetime.serves(now, a.minValidity) {
+			answer = newer
 		}
+	} else if e.taken.since(since, a) {
+		return nil
+	} else {
+		c.set(e, answer)
 	}
-	if a.target != "" && !e.allows(a.target) {
-		known := []string{a.target}
-		if before := e.origins.Load(); before != nil {
-			known = append(known, *before...)
-		}
-		known = known[:min(len(known), mostOrigins)]
-		e.origins.Store(&known)
+	if a.target != "" {
+		e.allow(a.target)
 	}
 	return answer
-}
-
-// accepts says whether an answer is newer than what is held. A rejection is followed on the stream by a withdrawal, and
-// perhaps by the better value itself, before it is answered.
-func (e *entry) accepts(a ask, since uint64) bool {
-	if e.changed <= since {
-		return true
-	}
-	held := e.held.Load()
-	return a.rejected != "" && !e.taken.since(since, a) && (held == nil || held.Revision == a.rejected)
 }
 
 // insert makes an entry, in the place of the least recently used one where there are as many as may be. It returns nil
@@ -177,7 +98,9 @@ func (c *cache) insert(k key) *entry {
 		c.evict()
 	}
 	c.ids++
-	e := &entry{key: k, id: strconv.FormatUint(c.ids, 10), retry: backoff{first: retryFirst, most: retryMost}}
+	e := &entry{
+		key: k, id: strconv.FormatUint(c.ids, 10), taken: c.gone.of(k), retry: backoff{first: retryFirst, most: retryMost},
+	}
 	e.used.Store(int64(c.clock.now()))
 	e.timer = time.AfterFunc(time.Duration(math.MaxInt64), func() { c.rest(e) })
 	c.entries.Store(k, e)
@@ -185,7 +108,7 @@ func (c *cache) insert(k key) *entry {
 	return e
 }
 
-// evict drops the entry that was not used for longest. A connection uses its entry all the time.
+// evict drops the entry that was not used for longest.
 func (c *cache) evict() {
 	var oldest *entry
 	for _, e := range c.byID {
@@ -194,14 +117,6 @@ func (c *cache) evict() {
 		}
 	}
 	c.remove(oldest)
-}
-
-// before says whether an entry goes before another.
-func (e *entry) before(other *entry) bool {
-	if connected := len(e.connections) > 0; connected != (len(other.connections) > 0) {
-		return !connected
-	}
-	return e.used.Load() < other.used.Load()
 }
 
 // set replaces a value.
@@ -253,10 +168,21 @@ func (c *cache) withdraw(id string, reason pb.WithdrawalReason) {
 		e.taken.revoked = c.changes
 	}
 	e.held.Store(nil)
-	for connection := range e.connections {
-		connection.end(errChanged)
-	}
+	e.endConnections(errChanged)
 	c.arm(e)
+}
+
+// endTask drops what is held of a thread, in every scope, and lets no answer be given that was asked for before.
+func (c *cache) endTask(identity, thread string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes++
+	c.gone.add(everyScope(identity, thread), taken{c.changes, c.changes})
+	for _, e := range c.byID {
+		if e.key.identity == identity && e.key.thread == thread {
+			c.remove(e)
+		}
+	}
 }
 
 // failed notes that a question was not answered. A refusal drops the entry, unless something newer came meanwhile or the
@@ -269,8 +195,11 @@ func (c *cache) failed(a ask, err *Error, since uint64) {
 	case e == nil || !a.plain() && a.rejected == "":
 	case refuses(err.Code):
 		held := e.held.Load()
-		ours := a.rejected == "" || held != nil && held.Revision == a.rejected && err.Code != codes.InvalidArgument
-		if ours && e.accepts(a, since) {
+		drops := e.changed <= since
+		if a.rejected != "" { // a report that was not understood says nothing of what is held
+			drops = held != nil && held.Revision == a.rejected && err.Code != codes.InvalidArgument
+		}
+		if drops {
 			c.changes++
 			e.taken = taken{c.changes, c.changes}
 			c.remove(e)
@@ -286,14 +215,9 @@ func (c *cache) remove(e *entry) {
 	e.timer.Stop()
 	e.held.Store(nil)
 	if e.taken.withdrawn > 0 {
-		if len(c.gone) >= c.size {
-			clear(c.gone)
-		}
-		c.gone[e.key] = e.taken
+		c.gone.add(e.key, e.taken)
 	}
-	for connection := range e.connections {
-		connection.end(errChanged)
-	}
+	e.endConnections(errChanged)
 	c.entries.Delete(e.key)
 	delete(c.byID, e.id)
 	c.dropped(e)
@@ -326,11 +250,6 @@ func (c *cache) rest(e *entry) {
 	}
 }
 
-// wants says whether a use now begins a refresh.
-func (e *entry) wants(held *Authorization, now time.Duration, watching bool) bool {
-	return int64(now) >= e.lookAt.Load() && now >= held.lifetime.asks(watching)
-}
-
 // arm sets when rest looks next.
 func (c *cache) arm(e *entry) {
 	now := c.clock.now()
@@ -348,16 +267,6 @@ func (c *cache) arm(e *entry) {
 		at = max(time.Duration(e.lookAt.Load()), held.lifetime.asks(c.watching()))
 	}
 	e.timer.Reset(max(at-now, restApart))
-}
-
-// claim says whether a refresh is to begin now, and keeps further uses from beginning one until it was answered.
-func (e *entry) claim(now time.Duration, watching bool) bool {
-	held := e.held.Load()
-	if held == nil || !e.wants(held, now, watching) {
-		return false
-	}
-	e.lookAt.Store(math.MaxInt64)
-	return true
 }
 
 // each calls f with all entries, and the revision of those whose value is current for now.
@@ -389,50 +298,13 @@ func (c *cache) holds() (count int, firstEnd time.Duration) {
 	return count, firstEnd
 }
 
-// connect lets a connection know when what it was dialled with changes.
-func (c *cache) connect(connection *Connection) {
-	dialled := connection.Authorization()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.find(dialled.key)
-	if e == nil {
-		connection.end(errChanged)
-		return
-	}
-	if held := e.held.Load(); held == nil || held.ConnectionTag != dialled.ConnectionTag {
-		connection.end(errChanged)
-		return
-	}
-	if e.connections == nil {
-		e.connections = map[*Connection]struct{}{}
-	}
-	e.connections[connection] = struct{}{}
-	connection.entry = e
-	c.arm(e)
-}
-
-// disconnect forgets a connection, which was a use of its entry until now.
-func (c *cache) disconnect(connection *Connection) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := connection.entry; e != nil {
-		delete(e.connections, connection)
-		e.used.Store(int64(c.clock.now()))
-		if c.byID[e.id] == e {
-			c.arm(e)
-		}
-	}
-}
-
 // close drops everything.
 func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
 	for _, e := range c.byID {
-		for connection := range e.connections {
-			connection.end(ErrClosed)
-		}
+		e.endConnections(ErrClosed)
 		c.remove(e)
 	}
 }

@@ -11,10 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
 )
@@ -73,7 +70,6 @@ func New(options ...Option) (*Client, error) {
 		dropped:  c.watcher.unsubscribe,
 		refresh:  c.refresh,
 		byID:     map[string]*entry{},
-		gone:     map[key]taken{},
 	}
 	return c, nil
 }
@@ -101,61 +97,6 @@ func (c *Client) keyOf(request Request) key {
 	return key{request.Identity, request.Scope, request.Thread}
 }
 
-func (c *Client) authorization(ctx context.Context, a ask) (*Authorization, error) {
-	if c.closed.Load() {
-		return nil, ErrClosed
-	}
-	if e := c.cache.find(a.key); e != nil {
-		now := c.clock.now()
-		if held := e.give(a, now); held != nil {
-			if now >= held.lifetime.due && e.wants(held, now, c.watcher.up.Load()) {
-				c.refresh(e)
-			}
-			return held, nil
-		}
-		if a.target != "" && e.allows(a.target) {
-			plain := ask{key: a.key, minValidity: a.minValidity}
-			answer, err := c.ask(ctx, plain)
-			if err != nil || e.allowsWith(answer, a.target) {
-				return answer, err
-			} // else it is another credential, or was replaced: the broker says whether it may be sent there
-		}
-	}
-	return c.ask(ctx, a)
-}
-
-// ask asks the broker, once for all who need the same.
-func (c *Client) ask(ctx context.Context, a ask) (*Authorization, error) {
-	held := func() *Authorization {
-		if e := c.cache.find(a.key); e != nil {
-			return e.give(a, c.clock.now())
-		}
-		return nil
-	}
-	return c.flights.do(ctx, a, held, func(ctx context.Context) (*Authorization, error) { return c.get(ctx, a) })
-}
-
-// refresh asks for a new value of an entry in the background.
-func (c *Client) refresh(e *entry) {
-	a := ask{key: e.key}
-	needed := func() bool { return e.claim(c.clock.now(), c.watcher.up.Load()) }
-	c.flights.start(a, needed, func(ctx context.Context) (*Authorization, error) { return c.get(ctx, a) })
-}
-
-// get calls GetAuthorization and keeps the answer.
-func (c *Client) get(ctx context.Context, a ask) (*Authorization, error) {
-	request := &pb.GetAuthorizationRequest{
-		Scope: a.key.scope, ThreadId: a.key.thread, Identity: a.key.identity, TargetUrl: a.target,
-	}
-	if a.minValidity > 0 {
-		request.MinValidity = durationpb.New(a.minValidity)
-	}
-	return c.fetch(ctx, a, func(ctx context.Context) (*pb.Authorization, error) {
-		answer, err := c.broker.GetAuthorization(ctx, request)
-		return answer.GetAuthorization(), err
-	})
-}
-
 // ReportRejected tells the broker that the backend answered 401 to an authorization, and returns a better one, which
 // takes its place for everybody. Where the client holds another revision already, that is returned without a call.
 //
@@ -180,59 +121,8 @@ func (c *Client) ReportRejected(ctx context.Context, rejected *Authorization, de
 		HttpStatus: http.StatusUnauthorized, Detail: strings.ToValidUTF8(detail[:min(len(detail), 256)], ""),
 	}
 	return c.flights.do(ctx, a, better, func(ctx context.Context) (*Authorization, error) {
-		return c.fetch(ctx, a, func(ctx context.Context) (*pb.Authorization, error) {
-			answer, err := c.broker.ReportRejected(ctx, request)
-			return answer.GetAuthorization(), err
-		})
+		return fetch(ctx, c, a, c.broker.ReportRejected, request)
 	})
-}
-
-// mostAgain is how often a question is asked again because a withdrawal overtook its answer.
-const mostAgain = 3
-
-// fetch asks the broker, within the client's own time, and notes what comes of it.
-func (c *Client) fetch(ctx context.Context, a ask, call func(context.Context) (*pb.Authorization, error)) (*Authorization, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.settings.timeout)
-	defer cancel()
-	for again := 0; ; again++ {
-		since := c.cache.changeCount()
-		var answer *pb.Authorization
-		err := c.call(ctx, func(ctx context.Context) (err error) {
-			answer, err = call(ctx)
-			return err
-		})
-		if err != nil {
-			c.cache.failed(a, err, since)
-			return nil, err
-		}
-		authorization := newAuthorization(a.key, answer, c.clock, c.clock.now())
-		if given := c.cache.keep(authorization, a, since); given != nil {
-			return given, nil
-		}
-		if a.rejected != "" {
-			return c.get(ctx, ask{key: a.key}) // what was reported is no more: there is nothing to be better than
-		}
-		if again == mostAgain {
-			return nil, errorOf(status.Error(codes.Aborted, "each answer was withdrawn before it came"))
-		}
-	}
-}
-
-// call makes one call, within the client's own time.
-func (c *Client) call(ctx context.Context, call func(context.Context) error) *Error {
-	ctx, cancel := context.WithTimeout(ctx, c.settings.timeout)
-	defer cancel()
-	err := call(ctx)
-	if err == nil {
-		c.presence.answered()
-		return nil
-	}
-	typed := errorOf(err)
-	// What was not needed any longer says nothing of the broker, but that it waited for a connection in vain.
-	if typed.Code != codes.Canceled || c.presence.failing() && !c.closed.Load() {
-		c.presence.failed(typed)
-	}
-	return typed
 }
 
 // RegisterTask makes sure that a thread has a live task, so that later calls need not wait for one. An empty thread means
@@ -245,42 +135,21 @@ func (c *Client) RegisterTask(ctx context.Context, thread, identity string) (*pb
 	if thread == "" {
 		request.Target = &pb.RegisterTaskRequest_Kind{Kind: pb.TaskKind_TASK_KIND_BACKGROUND}
 	}
-	var answer *pb.RegisterTaskResponse
-	err := c.callFor(ctx, func(ctx context.Context) (err error) {
-		answer, err = c.broker.RegisterTask(ctx, request)
-		return err
-	})
+	answer, err := callAlone(ctx, c, c.broker.RegisterTask, request)
 	return answer.GetTask(), err
 }
 
-// EndTask ends the task of a thread; the broker refuses authorizations for it from then on. An empty identity means that
-// of [WithIdentity].
+// EndTask ends the task of a thread; the broker refuses authorizations for it from then on, and nothing that the client
+// holds of it, in any scope, is given any more. An empty identity means that of [WithIdentity].
 func (c *Client) EndTask(ctx context.Context, thread, identity string) (*pb.Task, error) {
-	request := &pb.EndTaskRequest{ThreadId: thread, Identity: c.keyOf(Request{Identity: identity}).identity}
-	var answer *pb.EndTaskResponse
-	err := c.callFor(ctx, func(ctx context.Context) (err error) {
-		answer, err = c.broker.EndTask(ctx, request)
-		return err
-	})
-	return answer.GetTask(), err
-}
-
-// callFor makes a call that one user alone waits for.
-func (c *Client) callFor(ctx context.Context, call func(context.Context) error) error {
-	if c.closed.Load() {
-		return ErrClosed
+	identity = c.keyOf(Request{Identity: identity}).identity
+	request := &pb.EndTaskRequest{ThreadId: thread, Identity: identity}
+	answer, err := callAlone(ctx, c, c.broker.EndTask, request)
+	if err != nil {
+		return nil, err
 	}
-	err := c.call(ctx, call)
-	switch {
-	case err == nil:
-		return nil
-	case c.closed.Load():
-		return ErrClosed
-	case ctx.Err() != nil:
-		return errorOfContext(ctx)
-	default:
-		return err
-	}
+	c.cache.endTask(identity, thread)
+	return answer.GetTask(), nil
 }
 
 // watch sees to an entry that was just kept: the stream, which the first one opens, brings its next values.

@@ -67,3 +67,38 @@ func (c *Connection) end(why error) {
 		close(c.changed)
 	})
 }
+
+// connect lets a connection know when what it was dialled with changes.
+func (c *cache) connect(connection *Connection) {
+	dialled := connection.Authorization()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.find(dialled.key)
+	if e == nil {
+		connection.end(errChanged)
+		return
+	}
+	if held := e.held.Load(); held == nil || held.ConnectionTag != dialled.ConnectionTag {
+		connection.end(errChanged)
+		return
+	}
+	if e.connections == nil {
+		e.connections = map[*Connection]struct{}{}
+	}
+	e.connections[connection] = struct{}{}
+	connection.entry = e
+	c.arm(e)
+}
+
+// disconnect forgets a connection, which was a use of its entry until now.
+func (c *cache) disconnect(connection *Connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := connection.entry; e != nil {
+		delete(e.connections, connection)
+		e.used.Store(int64(c.clock.now()))
+		if c.byID[e.id] == e {
+			c.arm(e)
+		}
+	}
+}

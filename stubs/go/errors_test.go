@@ -3,6 +3,7 @@ package credentialbroker
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,5 +67,15 @@ func TestErrorOfTheRuntime(t *testing.T) {
 	}
 	if errors.Is(errorOf(errUnavailable), context.DeadlineExceeded) {
 		t.Error("UNAVAILABLE is no deadline")
+	}
+}
+
+func TestEveryReasonHasItsWord(t *testing.T) {
+	for _, name := range pb.ErrorReason_name {
+		word, ok := strings.CutPrefix(name, reasonPrefix)
+		err := errorOfSubscription(&pb.ErrorStatus{Code: 14, Reason: pb.ErrorReason(pb.ErrorReason_value[name]), Message: "m"})
+		if !ok || err.ReasonText != word || err.Code != codes.Unavailable {
+			t.Errorf("%s: %#v", name, err)
+		}
 	}
 }

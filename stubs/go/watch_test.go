@@ -1,0 +1,161 @@
+package credentialbroker
+
+import (
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
+)
+
+func TestStreamBringsValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		subscribe := (<-stream.messages).GetSubscribe()
+		if subscribe.GetScope() != "inference" || subscribe.GetThreadId() != "t1" || subscribe.GetKnownRevision() != "r1" {
+			t.Errorf("subscribed with %v", subscribe)
+		}
+		stream.value(t, subscribe, answer("pushed", time.Minute))
+		if got := get(t, client, wanted); got.Revision != "pushed" {
+			t.Errorf("%s after a push", got.Revision)
+		}
+		stream.withdraw(t, subscribe, pb.WithdrawalReason(99))
+		if got := get(t, client, wanted); got.Revision != "r2" {
+			t.Errorf("%s after a withdrawal", got.Revision)
+		}
+	})
+}
+
+func TestStreamsAreNeverOpenedWithoutAWait(t *testing.T) {
+	for name, ending := range map[string]error{"OK": nil, "UNAVAILABLE": errUnavailable} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				client, end := broker.start(t)
+				defer end()
+				get(t, client, wanted)
+				last := time.Now()
+				for i, most := range []time.Duration{0, 200, 400, 800, 1600, 3200, 6400, 10000, 10000} {
+					stream := <-broker.opened
+					most *= time.Millisecond
+					if wait := time.Since(last); wait < most/2 || wait > most {
+						t.Errorf("wait %d was %v, not %v to %v", i, wait, most/2, most)
+					}
+					last = time.Now()
+					stream.end <- ending
+				}
+				stream := <-broker.opened
+				time.Sleep(6 * time.Second)
+				last = time.Now()
+				stream.end <- ending
+				<-broker.opened
+				if wait := time.Since(last); wait > 200*time.Millisecond {
+					t.Errorf("after a stream that lived the wait was %v", wait)
+				}
+			})
+		})
+	}
+}
+
+func TestStreamWaitsAsTheBrokerAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		old := <-broker.opened
+		old.event(t, &pb.WatchAuthorizationsResponse{Event: &pb.WatchAuthorizationsResponse_Closing{Closing: &pb.Closing{RetryDelay: durationpb.New(7 * time.Second)}}})
+		began := time.Now()
+		next := <-broker.opened
+		if wait := time.Since(began); wait != 7*time.Second {
+			t.Errorf("opened after %v", wait)
+		}
+		if !client.State().Watching {
+			t.Error("not watching while the old stream lives")
+		}
+		// What the old stream still brings is not newer than what the new one does.
+		first := (<-old.messages).GetSubscribe()
+		old.value(t, first, answer("old", time.Minute))
+		if got := get(t, client, wanted); got.Revision != "r1" {
+			t.Errorf("%s of the old stream", got.Revision)
+		}
+		next.value(t, (<-next.messages).GetSubscribe(), answer("new", time.Minute))
+		old.end <- nil
+		synctest.Wait()
+		if got := get(t, client, wanted); got.Revision != "new" || !client.State().Watching {
+			t.Errorf("%s, watching %v", got.Revision, client.State().Watching)
+		}
+	})
+}
+
+func TestStreamThatWasRefusedWaitsAsTheBrokerAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		began := time.Now()
+		stream.end <- statusOf(t, codes.ResourceExhausted, &errdetails.RetryInfo{RetryDelay: durationpb.New(25 * time.Second)})
+		<-broker.opened
+		if wait := time.Since(began); wait != 25*time.Second {
+			t.Errorf("opened after %v", wait)
+		}
+	})
+}
+
+func TestSilentStreamIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			return answer("r", time.Hour), nil
+		}}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		time.Sleep(59 * time.Second)
+		stream.event(t, &pb.WatchAuthorizationsResponse{Event: &pb.WatchAuthorizationsResponse_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
+		time.Sleep(59 * time.Second)
+		if !client.State().Watching || broker.streamCount() != 1 {
+			t.Error("ended too early")
+		}
+		time.Sleep(2 * time.Second)
+		if broker.streamCount() != 2 {
+			t.Error("not ended")
+		}
+	})
+}
+
+func TestKnownRevisionsOfAnotherStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{get: func(_ int, request *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			seconds, _ := strconv.Atoi(request.GetThreadId())
+			return answer("of-"+request.GetThreadId(), time.Duration(seconds)*time.Second), nil
+		}}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, Request{Scope: "inference", Thread: "60"})
+		get(t, client, Request{Scope: "inference", Thread: "20"})
+		first := <-broker.opened
+		time.Sleep(15 * time.Second) // the second one is due
+		first.end <- nil
+		next := <-broker.opened
+		known := map[string]string{}
+		for range 2 {
+			subscribe := (<-next.messages).GetSubscribe()
+			known[subscribe.GetThreadId()] = subscribe.GetKnownRevision()
+		}
+		if known["60"] != "of-60" || known["20"] != "" {
+			t.Errorf("%v", known)
+		}
+	})
+}
