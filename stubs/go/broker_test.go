@@ -25,7 +25,8 @@ import (
 type fakeBroker struct {
 	pb.UnimplementedCredentialBrokerServer
 
-	mute   bool // streams begin without a word
+	mute   bool          // streams begin without a word
+	hears  chan struct{} // what comes on streams is not read before it is closed; nil: at once
 	get    func(call int, request *pb.GetAuthorizationRequest) (*pb.Authorization, error)
 	report func(call int, request *pb.ReportRejectedRequest) (*pb.Authorization, error)
 	endOf  func(request *pb.EndTaskRequest) error
@@ -76,6 +77,13 @@ func (b *fakeBroker) WatchAuthorizations(call grpc.BidiStreamingServer[pb.WatchA
 	}
 	go func() {
 		defer close(stream.messages)
+		if b.hears != nil {
+			select {
+			case <-b.hears:
+			case <-call.Context().Done():
+				return
+			}
+		}
 		for {
 			message, err := call.Recv()
 			if err != nil {

@@ -20,8 +20,6 @@ const (
 	retryMost  = 10 * time.Second
 	// longLived is how long a stream must have lived for the waits to begin anew.
 	longLived = 5 * time.Second
-	// mostSubscribed is how many subscriptions the broker allows on a stream. Other entries are asked for.
-	mostSubscribed = 1000
 )
 
 var errSilent = status.Error(codes.Unavailable, "the stream was silent for too long")
@@ -42,15 +40,13 @@ type watcher struct {
 
 // stream is one call of WatchAuthorizations.
 type stream struct {
-	call       pb.CredentialBroker_WatchAuthorizationsClient
-	began      time.Duration
-	cancel     context.CancelCauseFunc
-	closing    chan time.Duration               // holds the wait that the broker asked for, once it said that it will end the stream
-	ended      chan struct{}                    // closed after err was set
-	err        error                            // nil: ended with OK
-	subscribed map[string]struct{}              // by id; guarded by watcher.mu
-	queue      []*pb.WatchAuthorizationsRequest // to be sent; guarded by watcher.mu
-	queued     chan struct{}                    // has one element when there is something in it
+	call          pb.CredentialBroker_WatchAuthorizationsClient
+	began         time.Duration
+	cancel        context.CancelCauseFunc
+	closing       chan time.Duration // holds the wait that the broker asked for, once it said that it will end the stream
+	ended         chan struct{}      // closed after err was set
+	err           error              // nil: ended with OK
+	subscriptions subscriptions      // guarded by watcher.mu
 }
 
 // run keeps one stream open until ctx ends. There is a wait before each but the first.
@@ -84,11 +80,10 @@ func (w *watcher) run(ctx context.Context) {
 func (w *watcher) open(ctx context.Context) *stream {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &stream{
-		cancel:     cancel,
-		closing:    make(chan time.Duration, 1),
-		ended:      make(chan struct{}),
-		subscribed: map[string]struct{}{},
-		queued:     make(chan struct{}, 1),
+		cancel:        cancel,
+		closing:       make(chan time.Duration, 1),
+		ended:         make(chan struct{}),
+		subscriptions: newSubscriptions(),
 	}
 	silence := time.AfterFunc(w.silence, func() { cancel(errSilent) })
 	call, err := w.broker.WatchAuthorizations(ctx)
@@ -179,67 +174,48 @@ func (w *watcher) isCurrent(s *stream) bool {
 	return w.current == s
 }
 
-// subscribe asks the stream, if one is up, for the values of an entry, unless it did. A revision that is named is not
-// sent again. The cache's lock is held.
+// subscribe asks the stream, if one is open, for the values of an entry. A revision that is named is not sent again. The
+// cache's lock is held.
 func (w *watcher) subscribe(e *entry, revision string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.current
-	if s == nil {
-		return
+	if w.current != nil {
+		w.current.subscriptions.add(&pb.Subscribe{
+			SubscriptionId: e.id,
+			Scope:          e.key.scope,
+			ThreadId:       e.key.thread,
+			Identity:       e.key.identity,
+			KnownRevision:  revision,
+		})
 	}
-	if _, done := s.subscribed[e.id]; done || len(s.subscribed) >= mostSubscribed {
-		return
-	}
-	s.subscribed[e.id] = struct{}{}
-	s.put(&pb.WatchAuthorizationsRequest{Action: &pb.WatchAuthorizationsRequest_Subscribe{Subscribe: &pb.Subscribe{
-		SubscriptionId: e.id,
-		Scope:          e.key.scope,
-		ThreadId:       e.key.thread,
-		Identity:       e.key.identity,
-		KnownRevision:  revision,
-	}}})
 }
 
 // unsubscribe ends the subscription of an entry that was dropped. The cache's lock is held.
 func (w *watcher) unsubscribe(e *entry) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.current
-	if s == nil {
-		return
-	}
-	delete(s.subscribed, e.id)
-	s.put(&pb.WatchAuthorizationsRequest{Action: &pb.WatchAuthorizationsRequest_Unsubscribe{
-		Unsubscribe: &pb.Unsubscribe{SubscriptionId: e.id},
-	}})
-}
-
-// put queues a message; watcher.mu is held. Sending may wait for the broker, which nobody who holds a lock may do.
-func (s *stream) put(message *pb.WatchAuthorizationsRequest) {
-	s.queue = append(s.queue, message)
-	select {
-	case s.queued <- struct{}{}:
-	default:
+	if w.current != nil {
+		w.current.subscriptions.remove(e.id)
 	}
 }
 
-// send sends what is queued until ctx ends, which it does with the stream.
+// send tells the broker what is wanted until ctx ends, which it does with the stream. Sending may wait for the broker,
+// which nobody who holds a lock may do.
 func (w *watcher) send(ctx context.Context, s *stream) {
 	for {
-		select {
-		case <-s.queued:
-		case <-ctx.Done():
-			return
-		}
 		w.mu.Lock()
-		messages := s.queue
-		s.queue = nil
+		message := s.subscriptions.next()
 		w.mu.Unlock()
-		for _, message := range messages {
+		if message != nil {
 			if s.call.Send(message) != nil {
 				return // receive learns why
 			}
+			continue
+		}
+		select {
+		case <-s.subscriptions.wanting:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

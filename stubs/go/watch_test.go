@@ -1,7 +1,10 @@
 package credentialbroker
 
 import (
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +34,34 @@ func TestStreamBringsValues(t *testing.T) {
 		stream.withdraw(t, subscribe, pb.WithdrawalReason(99))
 		if got := get(t, client, wanted); got.Revision != "r2" {
 			t.Errorf("%s after a withdrawal", got.Revision)
+		}
+	})
+}
+
+func TestStreamThatTakesNothingIsToldOnlyWhatIsStillWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{hears: make(chan struct{})}
+		client, end := broker.start(t, WithCacheSize(2))
+		defer end()
+		long := strings.Repeat("x", 16<<10) // a few of which are all that fits
+		for n := range 500 {
+			get(t, client, Request{Scope: "inference", Thread: strconv.Itoa(n) + long})
+			time.Sleep(time.Millisecond)
+		}
+		close(broker.hears)
+		synctest.Wait()
+		stream := <-broker.opened
+		told, subscribed := 0, map[string]string{}
+		for ; len(stream.messages) > 0; told++ {
+			switch message := <-stream.messages; {
+			case message.GetSubscribe() != nil:
+				subscribed[message.GetSubscribe().GetSubscriptionId()] = strings.TrimRight(message.GetSubscribe().GetThreadId(), "x")
+			default:
+				delete(subscribed, message.GetUnsubscribe().GetSubscriptionId())
+			}
+		}
+		if threads := slices.Sorted(maps.Values(subscribed)); !slices.Equal(threads, []string{"498", "499"}) || told > 50 {
+			t.Errorf("told %d times, in the end subscribed to %v", told, threads)
 		}
 	})
 }
