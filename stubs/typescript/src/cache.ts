@@ -1,133 +1,43 @@
-import type { Authorization } from "./authorization.js";
-import type { Connection } from "./connection.js";
-import { Backoff, type Clock, type Lifetime } from "./lifetimes.js";
+import { Entry, type Held, type Key } from "./entry.js";
+import type { Clock } from "./lifetimes.js";
 
-/** Under what an authorization is kept: the words that were asked with. Empty where there was none. */
-export interface Key {
-  readonly identity: string;
-  readonly scope: string;
-  readonly thread: string;
-}
-
-/** A value that is held. */
-export interface Held {
-  readonly authorization: Authorization;
-  readonly lifetime: Lifetime;
-  /** The authorization as a promise, made once, so that handing it out makes nothing. */
-  readonly answer: Promise<Authorization>;
-}
-
-const MOST_ORIGINS = 8;
-
-/** What is known under one key: the value that is held, if any, and what goes with it. */
-export class Entry {
+/** A question to the broker that is under way, until it is disposed of, with what came of its key meanwhile. */
+export interface Question extends Disposable {
   readonly key: Key;
-  /** Names the entry on streams. Never used again. */
-  readonly id: string;
-  /** When it was last asked for, on the clock. */
-  lastUsed: number;
-  /** Open connections that were authenticated with what is held here. */
-  readonly connections = new Set<Connection>();
-  /** Counts what came in the place of older answers: what the stream brings or withdraws, and what reports bring. */
-  changes = 0;
-  /** Counts withdrawals for another reason than a rejection. */
-  revocations = 0;
-  /** Before when a background refresh is not tried again, on the clock. */
-  notBefore = -Infinity;
-  readonly backoff = new Backoff();
-  #held: Held | undefined;
-  readonly #origins = new Set<string>();
-
-  constructor(key: Key, id: string, now: number) {
-    this.key = key;
-    this.id = id;
-    this.lastUsed = now;
-  }
-
-  /** What is held, whether it has ended or not. */
-  get held(): Held | undefined {
-    return this.#held;
-  }
-
-  /** Takes a value in the place of what was held. */
-  hold(authorization: Authorization, lifetime: Lifetime): void {
-    if (this.#held?.authorization.connectionTag !== authorization.connectionTag) {
-      this.#origins.clear();
-    }
-    this.#held = { authorization, lifetime, answer: Promise.resolve(authorization) };
-    this.notBefore = -Infinity;
-    this.backoff.reset();
-    for (const connection of this.connections) {
-      if (connection.connectionTag !== authorization.connectionTag) {
-        connection.end("its connection tag changed");
-      }
-    }
-  }
-
-  /**
-   * Drops the value: it must not be used any more, nor connections that were authenticated with it.
-   *
-   * @param isRejection whether because the backend rejected it, which the answer to a report mends.
-   */
-  withdraw(isRejection = false): void {
-    this.#held = undefined;
-    this.#origins.clear();
-    this.changes += 1;
-    this.revocations += isRejection ? 0 : 1;
-    for (const connection of this.connections) {
-      connection.end("its authorization was withdrawn");
-    }
-  }
-
-  /** Whether the broker has said of an origin that it is the backend's. */
-  knowsOrigin(origin: string): boolean {
-    return this.#origins.has(origin);
-  }
-
-  /** Remembers that an origin is the backend's. */
-  addOrigin(origin: string): void {
-    this.#origins.add(origin);
-    if (this.#origins.size > MOST_ORIGINS) {
-      const [oldest = ""] = this.#origins;
-      this.#origins.delete(oldest);
-    }
-  }
-
-  /** Whether nobody has used it for so long. An open connection uses it. */
-  isIdle(now: number, idleMs: number): boolean {
-    return this.connections.size === 0 && now - this.lastUsed >= idleMs;
-  }
+  /** Whether its answer may be older than what came: a value, a withdrawal, or the entry went. */
+  isOvertaken: boolean;
+  /** Whether a withdrawal came for another reason than a rejection, or the entry went. */
+  isRevoked: boolean;
 }
 
-/** How things stood with a key when the broker was asked. */
-export interface Asked {
-  readonly key: Key;
-  readonly entry: Entry | undefined;
-  readonly changes: number;
-  readonly revocations: number;
+/** What a cache tells its owner. */
+export interface CacheEvents {
+  /** An entry has got a value. */
+  readonly kept: (entry: Entry) => void;
+  /** An entry has gone. */
+  readonly dropped: (entry: Entry) => void;
 }
 
-/** The entries of a client, at most so many. */
+/** What a client holds, at most so many entries; and which answers that are under way came too late. */
 export class Cache {
   readonly #size: number;
   readonly #clock: Clock;
-  readonly #dropped: (entry: Entry) => void;
+  readonly #events: CacheEvents;
   readonly #entries = new Map<string, Entry>();
   readonly #byId = new Map<string, Entry>();
+  readonly #questions = new Set<Question>();
   #lastId = 0;
+  #isClosed = false;
 
-  /**
-   * @param size how many entries are kept at most.
-   * @param dropped is told of each entry that goes.
-   */
-  constructor(size: number, clock: Clock, dropped: (entry: Entry) => void) {
+  /** @param size how many entries are kept at most. */
+  constructor(size: number, clock: Clock, events: CacheEvents) {
     this.#size = size;
     this.#clock = clock;
-    this.#dropped = dropped;
+    this.#events = events;
   }
 
   /** Returns the entry of a key. */
-  find(identity: string, scope: string, thread: string): Entry | undefined {
+  find({ identity, scope, thread }: Key): Entry | undefined {
     return this.#entries.get(join(identity, scope, thread));
   }
 
@@ -146,47 +56,107 @@ export class Cache {
     return this.#byId.values();
   }
 
-  /** Makes the entry of a key that has none; for it another may go. */
-  add(key: Key): Entry {
+  /** How many values are held that have not ended, and in how many milliseconds the first of them does. */
+  summary(): { readonly held: number; readonly firstEndInMs: number | undefined } {
+    const now = this.#clock();
+    const ends = [...this.#byId.values()]
+      .map(({ held }) => (held?.lifetime.expireAt ?? now) - now)
+      .filter((endsInMs) => endsInMs > 0);
+    return { held: ends.length, firstEndInMs: ends.length > 0 ? Math.min(...ends) : undefined };
+  }
+
+  /** Returns what is held of a key, if it has not ended and lasts so long. */
+  live(key: Key, minValidityMs = 0): Held | undefined {
+    const held = this.find(key)?.held;
+    const left = held === undefined ? 0 : held.lifetime.expireAt - this.#clock();
+    return left > 0 && left >= minValidityMs ? held : undefined;
+  }
+
+  /** Begins a question: what comes from now on overtakes its answer. */
+  asking(key: Key): Question {
+    const question: Question = {
+      key,
+      isOvertaken: false,
+      isRevoked: false,
+      [Symbol.dispose]: () => this.#questions.delete(question),
+    };
+    this.#questions.add(question);
+    return question;
+  }
+
+  /** Keeps an answer. For a key that has no entry one is made; for that another may go. */
+  keep(key: Key, held: Held): void {
+    if (!this.#isClosed) {
+      const entry = this.find(key) ?? this.#add(key);
+      entry.hold(held);
+      this.#events.kept(entry);
+    }
+  }
+
+  /** Keeps what stands over the answers that are under way. */
+  replace(key: Key, held: Held): void {
+    this.keep(key, held);
+    this.#overtake((other) => isSame(other, key), false);
+  }
+
+  /**
+   * Drops the value of an entry, and answers that are under way.
+   *
+   * @param isRejection whether because the backend rejected it, which the answer to a report mends.
+   */
+  withdraw(entry: Entry, isRejection = false): void {
+    entry.withdraw();
+    this.#overtake((key) => isSame(key, entry.key), !isRejection);
+  }
+
+  /**
+   * Drops the values of a thread in every scope, and answers that are under way. An answer to who named no identity may be
+   * of this one.
+   */
+  withdrawThread(identity: string, thread: string): void {
+    for (const entry of this.#byId.values()) {
+      const { key, held } = entry;
+      if (key.thread === thread && (key.identity === identity || held?.authorization.identity === identity)) {
+        this.withdraw(entry);
+      }
+    }
+    this.#overtake((key) => key.thread === thread && (key.identity === identity || key.identity === ""), true);
+  }
+
+  /** Takes an entry out, with its value, and drops answers that are under way. */
+  drop(entry: Entry): void {
+    if (this.#byId.delete(entry.id)) {
+      this.#entries.delete(join(entry.key.identity, entry.key.scope, entry.key.thread));
+      this.withdraw(entry);
+      this.#events.dropped(entry);
+    }
+  }
+
+  /** Takes all entries out, and keeps nothing any more. Connections end for this reason. */
+  close(reason: Error): void {
+    this.#isClosed = true;
+    for (const entry of this.#byId.values()) {
+      entry.withdraw(reason);
+      this.drop(entry);
+    }
+  }
+
+  #overtake(isMeant: (key: Key) => boolean, isRevoked: boolean): void {
+    for (const question of this.#questions) {
+      if (isMeant(question.key)) {
+        question.isOvertaken = true;
+        question.isRevoked ||= isRevoked;
+      }
+    }
+  }
+
+  #add(key: Key): Entry {
     this.#makeRoom();
     this.#lastId += 1;
     const entry = new Entry(key, this.#lastId.toString(), this.#clock());
     this.#entries.set(join(key.identity, key.scope, key.thread), entry);
     this.#byId.set(entry.id, entry);
     return entry;
-  }
-
-  /** Takes an entry out, with its value. */
-  drop(entry: Entry): void {
-    if (this.#byId.delete(entry.id)) {
-      this.#entries.delete(join(entry.key.identity, entry.key.scope, entry.key.thread));
-      entry.withdraw();
-      this.#dropped(entry);
-    }
-  }
-
-  /** Notes how things stand, before the broker is asked. */
-  asking(key: Key): Asked {
-    const entry = this.find(key.identity, key.scope, key.thread);
-    return { key, entry, changes: entry?.changes ?? 0, revocations: entry?.revocations ?? 0 };
-  }
-
-  /** Whether something newer than the answer came meanwhile, or the entry went. */
-  isOvertaken({ key, entry, changes }: Asked): boolean {
-    const now = this.find(key.identity, key.scope, key.thread);
-    return (now?.changes ?? 0) !== changes || (entry !== undefined && now !== entry);
-  }
-
-  /** Whether the value was withdrawn meanwhile for another reason than a rejection, or the entry went. */
-  isRevoked({ key, entry, revocations }: Asked): boolean {
-    const now = this.find(key.identity, key.scope, key.thread);
-    return (now?.revocations ?? 0) !== revocations || (entry !== undefined && now !== entry);
-  }
-
-  /** The values that have not ended. */
-  live(): Held[] {
-    const now = this.#clock();
-    return [...this.#byId.values()].flatMap(({ held }) => (held && held.lifetime.expireAt > now ? held : []));
   }
 
   /**
@@ -213,6 +183,10 @@ export class Cache {
 function isBefore(one: Entry, other: Entry): boolean {
   const [connected, otherConnected] = [one.connections.size > 0, other.connections.size > 0];
   return connected === otherConnected ? one.lastUsed < other.lastUsed : otherConnected;
+}
+
+function isSame(one: Key, other: Key): boolean {
+  return one.thread === other.thread && one.scope === other.scope && one.identity === other.identity;
 }
 
 /** Makes one word of a key. No part that the broker accepts holds a control character. */

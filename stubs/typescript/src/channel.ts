@@ -30,6 +30,9 @@ export type Send<Response> = (
   callback: (error: ServiceError | null, response: Response) => void,
 ) => ClientUnaryCall;
 
+/** An open stream of authorizations. */
+export type WatchCall = ClientDuplexStream<WatchAuthorizationsRequest, WatchAuthorizationsResponse>;
+
 /** The connection to the brokers of one address. Made without I/O but reading the TLS files; connects with the first call. */
 export class Channel {
   readonly #tls: TlsFiles | undefined;
@@ -81,7 +84,7 @@ export class Channel {
   }
 
   /** Opens a stream of authorizations. It fails at once while no broker can be reached. */
-  watch(): ClientDuplexStream<WatchAuthorizationsRequest, WatchAuthorizationsResponse> {
+  watch(): WatchCall {
     this.#tls?.refresh();
     return this.#stub.watchAuthorizations(metadata(false));
   }

@@ -1,25 +1,25 @@
 import type { CallCredentials, ChannelCredentials } from "@grpc/grpc-js";
 
-import { Authorization } from "./authorization.js";
-import { Cache, type Asked, type Entry, type Held, type Key } from "./cache.js";
-import { Channel, type Send } from "./channel.js";
+import type { Authorization } from "./authorization.js";
+import { Broker } from "./broker.js";
+import { Cache } from "./cache.js";
+import { Channel } from "./channel.js";
 import { Connection } from "./connection.js";
+import type { Key } from "./entry.js";
 import { BrokerError, ClosedError } from "./errors.js";
 import { brokerFetch, type Fetch, type FetchOptions } from "./fetch.js";
 import {
   TaskKind,
   type EndTaskResponse,
-  type GetAuthorizationResponse,
   type RegisterTaskResponse,
-  type ReportRejectedResponse,
-  type Authorization as Message,
   type Task as TaskMessage,
 } from "./generated/credentialbroker/v1/credential_broker.js";
 import { brokerCallCredentials, brokerChannelCredentials, type CallCredentialsOptions } from "./grpc.js";
-import { isRefusal, Lifetime, type Clock } from "./lifetimes.js";
+import type { Clock } from "./lifetimes.js";
+import { originOf, Questions } from "./questions.js";
 import { given, positive, readSettings, type BrokerClientOptions, type Settings } from "./settings.js";
-import { SharedCalls, type Limits, type Run } from "./shared-calls.js";
-import { Watch, type WatchOwner } from "./watch.js";
+import { SharedCalls, type Limits } from "./shared-calls.js";
+import { Upkeep } from "./upkeep.js";
 
 /** What every call may be told. */
 export interface CallOptions {
@@ -67,10 +67,6 @@ export interface ClientState {
 }
 
 const NO_OPTIONS: AuthorizationOptions = Object.freeze({});
-/** How often a client looks after what it holds, in milliseconds. */
-const LOOK_EVERY_MS = 1_000;
-/** How often the broker is asked again because a withdrawal overtook its answer. */
-const MOST_AGAIN = 3;
 
 /**
  * A client of the credential broker: hands out authorization headers from memory, and keeps them current.
@@ -86,18 +82,12 @@ const MOST_AGAIN = 3;
 export class BrokerClient implements Disposable {
   readonly #settings: Settings;
   readonly #clock: Clock = () => performance.now();
-  readonly #channel: Channel;
+  readonly #broker: Broker;
   readonly #cache: Cache;
-  readonly #watch: Watch | undefined;
-  /** Calls for authorizations that are under way. */
-  readonly #authorizations: SharedCalls<Authorization>;
+  readonly #questions: Questions;
+  readonly #upkeep: Upkeep;
   /** Calls about tasks that are under way; none is shared. */
   readonly #tasks: SharedCalls<Task>;
-  /** What was asked to get an authorization, for reports about it. */
-  readonly #keys = new WeakMap<Authorization, Key>();
-  #lastError: BrokerError | undefined;
-  #looking: NodeJS.Timeout | undefined;
-  #isAway = false;
   #isClosed = false;
 
   /**
@@ -107,11 +97,19 @@ export class BrokerClient implements Disposable {
    */
   constructor(options: BrokerClientOptions = {}) {
     this.#settings = readSettings(options, process.env);
-    this.#channel = new Channel(this.#settings, this.#clock);
-    this.#authorizations = new SharedCalls(this.#clock, this.#settings.timeoutMs);
+    const channel = new Channel(this.#settings, this.#clock);
+    this.#cache = new Cache(this.#settings.cacheSize, this.#clock, {
+      kept: (entry) => {
+        this.#upkeep.begin(entry);
+      },
+      dropped: (entry) => {
+        this.#upkeep.end(entry);
+      },
+    });
+    this.#broker = new Broker(channel, this.#settings, () => this.#cache.summary());
+    this.#questions = new Questions(this.#broker, this.#cache, this.#clock, this.#settings.timeoutMs);
+    this.#upkeep = new Upkeep(this.#broker, this.#cache, this.#questions, this.#clock, this.#settings);
     this.#tasks = new SharedCalls(this.#clock, 0);
-    this.#cache = new Cache(this.#settings.cacheSize, this.#clock, (entry) => this.#watch?.unsubscribe(entry));
-    this.#watch = this.#settings.watch ? this.#makeWatch() : undefined;
   }
 
   /**
@@ -122,12 +120,12 @@ export class BrokerClient implements Disposable {
    * @throws ClosedError; the reason of `signal`.
    */
   authorization(scope: string, options: AuthorizationOptions = NO_OPTIONS): Promise<Authorization> {
-    const { thread = "", signal } = options;
-    const identity = given(options.identity) ?? this.#settings.identity;
+    const { thread = "", targetUrl = "", minValidityMs, signal } = options;
     if (this.#isClosed || signal?.aborted === true) {
       return Promise.reject(this.#isClosed ? new ClosedError() : (signal?.reason as Error));
     }
-    const entry = this.#cache.find(identity, scope, thread);
+    const key = { identity: given(options.identity) ?? this.#settings.identity, scope, thread };
+    const entry = this.#cache.find(key);
     if (entry !== undefined) {
       const { held } = entry;
       const now = this.#clock();
@@ -135,18 +133,16 @@ export class BrokerClient implements Disposable {
       if (
         held !== undefined &&
         held.lifetime.expireAt > now &&
-        (options.minValidityMs === undefined || held.lifetime.expireAt - now >= options.minValidityMs) &&
-        (given(options.targetUrl) === undefined ||
-          entry.knowsOrigin(options.targetUrl ?? "") ||
-          entry.knowsOrigin(originOf(options.targetUrl ?? "")))
+        (minValidityMs === undefined || held.lifetime.expireAt - now >= minValidityMs) &&
+        (targetUrl === "" || entry.knowsOrigin(targetUrl) || entry.knowsOrigin(originOf(targetUrl)))
       ) {
         if (held.lifetime.refreshAt <= now) {
-          this.#refresh(entry, held.lifetime, now);
+          this.#upkeep.refresh(entry);
         }
         return held.answer;
       }
     }
-    return this.#ask({ identity, scope, thread }, options);
+    return this.#ask(key, options);
   }
 
   /**
@@ -160,39 +156,7 @@ export class BrokerClient implements Disposable {
     authorization: Authorization,
     { detail = "", ...options }: CallOptions & { readonly detail?: string | undefined } = {},
   ): Promise<Authorization> {
-    const key = this.#keys.get(authorization);
-    if (key === undefined) {
-      throw new TypeError("the authorization was not made by this client");
-    }
-    const { scope, thread } = key;
-    const { revision } = authorization;
-    const held = this.#live(key);
-    if (held && held.authorization.revision !== revision) {
-      return held.authorization;
-    }
-    const request = { scope, threadId: thread, revision, httpStatus: 401, detail: cut(detail) };
-    return this.#authorizations.share(
-      `rejected ${revision} ${wordOf(key, NO_WISH)}`,
-      this.#limits(options),
-      async (timeoutMs, signal) => {
-        const asked = this.#cache.asking(key);
-        try {
-          const answer = await this.#call<ReportRejectedResponse>(
-            (stub, ...rest) => stub.reportRejected(request, ...rest),
-            timeoutMs,
-            signal,
-          );
-          return this.#keepBetter(asked, revision, this.#make(key, answer.authorization));
-        } catch (error) {
-          const entry = this.#find(key);
-          // INVALID_ARGUMENT is about the report, not about what is held
-          if (entry?.held?.authorization.revision === revision && refuses(error) && error.code !== "INVALID_ARGUMENT") {
-            this.#cache.drop(entry);
-          }
-          throw error;
-        }
-      },
-    );
+    return this.#questions.report(authorization, detail, this.#limits(options));
   }
 
   /**
@@ -204,8 +168,8 @@ export class BrokerClient implements Disposable {
    */
   async connection(scope: string, options: AuthorizationOptions = NO_OPTIONS): Promise<Connection> {
     const authorization = await this.authorization(scope, options);
-    const key = this.#keys.get(authorization);
-    return new Connection(authorization, key && this.#find(key));
+    const key = this.#questions.keyOf(authorization);
+    return new Connection(authorization, key && this.#cache.find(key));
   }
 
   /**
@@ -254,43 +218,39 @@ export class BrokerClient implements Disposable {
         ? { $case: "kind" as const, value: TaskKind.BACKGROUND }
         : { $case: "threadId" as const, value: thread ?? "" };
     const request = { target, identity: given(identity) ?? this.#settings.identity };
-    return this.#tasks.share(Symbol("registerTask"), this.#limits(options), async (timeoutMs, signal) =>
-      taskOf(
-        (
-          await this.#call<RegisterTaskResponse>(
-            (stub, ...rest) => stub.registerTask(request, ...rest),
-            timeoutMs,
-            signal,
-          )
-        ).task,
-      ),
-    );
+    return this.#tasks.share(Symbol("registerTask"), this.#limits(options), async (timeoutMs, signal) => {
+      const answer = await this.#broker.call<RegisterTaskResponse>(
+        (stub, ...rest) => stub.registerTask(request, ...rest),
+        timeoutMs,
+        signal,
+      );
+      return taskOf(answer.task);
+    });
   }
 
   /**
-   * Ends the task of a thread: authorizations of it are refused with TASK_ENDED until it is registered again.
+   * Ends the task of a thread: what is held of it is dropped, and authorizations of it are refused with TASK_ENDED until
+   * it is registered again.
    *
-   * @throws BrokerError, ClosedError; the reason of `signal`.
+   * @throws BrokerError, ClosedError; the reason of `signal`. Then what is held stays.
    */
   async endTask(thread: string, { identity, ...options }: Omit<Whose, "thread"> & CallOptions = {}): Promise<Task> {
     const request = { threadId: thread, identity: given(identity) ?? this.#settings.identity };
-    return this.#tasks.share(Symbol("endTask"), this.#limits(options), async (timeoutMs, signal) =>
-      taskOf(
-        (await this.#call<EndTaskResponse>((stub, ...rest) => stub.endTask(request, ...rest), timeoutMs, signal)).task,
-      ),
-    );
+    return this.#tasks.share(Symbol("endTask"), this.#limits(options), async (timeoutMs, signal) => {
+      const answer = await this.#broker.call<EndTaskResponse>(
+        (stub, ...rest) => stub.endTask(request, ...rest),
+        timeoutMs,
+        signal,
+      );
+      const task = taskOf(answer.task);
+      this.#cache.withdrawThread(task.identity, thread);
+      return task;
+    });
   }
 
   /** Says how the client is doing. */
   state(): ClientState {
-    const now = this.#clock();
-    const live = this.#cache.live();
-    return {
-      watching: this.#watch?.up ?? false,
-      held: live.length,
-      firstEndInMs: live.length > 0 ? Math.min(...live.map(({ lifetime }) => lifetime.expireAt - now)) : undefined,
-      lastError: this.#lastError,
-    };
+    return { watching: this.#upkeep.isWatching, ...this.#cache.summary(), lastError: this.#broker.lastError };
   }
 
   /**
@@ -302,307 +262,25 @@ export class BrokerClient implements Disposable {
       return;
     }
     this.#isClosed = true;
-    clearInterval(this.#looking);
     const reason = new ClosedError();
-    this.#authorizations.close(reason);
+    this.#questions.close(reason);
     this.#tasks.close(reason);
-    this.#watch?.close();
-    for (const entry of this.#cache.entries) {
-      for (const connection of entry.connections) {
-        connection.end(reason);
-      }
-      this.#cache.drop(entry);
-    }
-    this.#channel.close();
+    this.#upkeep.close();
+    this.#cache.close(reason);
+    this.#broker.close();
   }
 
   [Symbol.dispose](): void {
     this.close();
   }
 
-  /** Asks the broker, together with whoever asks the same at this time. */
-  async #ask(key: Key, options: AuthorizationOptions): Promise<Authorization> {
-    const wish: Wish = { targetUrl: options.targetUrl ?? "", minValidityMs: options.minValidityMs };
-    return this.#authorizations.share(wordOf(key, wish), this.#limits(options), this.#asking(key, wish));
-  }
-
-  /** Refreshes in the background what is due, unless the broker will do so or it is too early to try again. */
-  #refresh(entry: Entry, { overdueAt }: Lifetime, now: number): void {
-    const word = wordOf(entry.key, NO_WISH);
-    const expectsNext = now < overdueAt && this.#watch?.expects(entry) === true;
-    if (expectsNext || now < entry.notBefore || this.#authorizations.has(word)) {
-      return;
-    }
-    this.#authorizations.follow(word, this.#asking(entry.key, NO_WISH)).catch((error: unknown) => {
-      const atLeastMs = error instanceof BrokerError ? error.retryDelayMs : undefined;
-      entry.notBefore = this.#clock() + entry.backoff.next(atLeastMs);
-    });
-  }
-
-  /** Lets go what nobody uses any more, and refreshes for open connections. Goes on while anything is held. */
-  #lookAfter(): void {
-    const now = this.#clock();
-    for (const entry of this.#cache.entries) {
-      const lifetime = entry.held?.lifetime;
-      if (lifetime !== undefined && lifetime.refreshAt > now) {
-        continue;
-      }
-      if (entry.isIdle(now, this.#settings.idleMs)) {
-        this.#cache.drop(entry);
-      } else if (lifetime !== undefined && entry.connections.size > 0) {
-        this.#refresh(entry, lifetime, now);
-      }
-    }
-    if (this.#cache.size === 0) {
-      clearInterval(this.#looking);
-      this.#looking = undefined;
-    }
-  }
-
-  /** Makes the call that gets an authorization and keeps it. */
-  #asking(key: Key, wish: Wish): Run<Authorization> {
-    const { targetUrl, minValidityMs } = wish;
-    const request = {
-      scope: key.scope,
-      threadId: key.thread,
-      identity: key.identity,
-      targetUrl,
-      minValidity: minValidityMs === undefined ? undefined : duration(minValidityMs),
-      expectedAccountId: "",
-    };
-    return async (timeoutMs, signal) => {
-      const endsAt = this.#clock() + timeoutMs;
-      for (let again = 0; again <= MOST_AGAIN; again += 1) {
-        const asked = this.#cache.asking(key);
-        try {
-          const { authorization: message } = await this.#call<GetAuthorizationResponse>(
-            (stub, ...rest) => stub.getAuthorization(request, ...rest),
-            endsAt - this.#clock(),
-            signal,
-          );
-          const answer = this.#keep(asked, this.#make(key, message), wish);
-          if (answer !== undefined) {
-            return answer;
-          }
-        } catch (error) {
-          const isWish = targetUrl !== "" || minValidityMs !== undefined; // whose refusal says nothing of what is held
-          if (!isWish && asked.entry !== undefined && refuses(error) && !this.#cache.isOvertaken(asked)) {
-            this.#cache.drop(asked.entry);
-          }
-          throw error;
-        }
-      }
-      throw new BrokerError("ABORTED", "each answer was withdrawn before it came");
-    };
-  }
-
-  /** Makes one call, and takes note of how the broker is. */
-  async #call<Response>(send: Send<Response>, timeoutMs: number, signal: AbortSignal): Promise<Response> {
-    try {
-      const response = await this.#channel.call(send, timeoutMs, signal);
-      this.#isBack();
-      return response;
-    } catch (error) {
-      if (error instanceof BrokerError && !signal.aborted) {
-        this.#lastError = error;
-        const isUnreachable = error.code === "UNAVAILABLE" ? !this.#channel.isReady : this.#channel.isFailing;
-        if (error.reasonText !== "") {
-          this.#isBack();
-        } else if (isUnreachable) {
-          this.#wentAway(error);
-        }
-      }
-      throw error;
-    }
-  }
-
-  /** Makes what users get of an answer that has just come. */
-  #make(key: Key, message: Message | undefined): Made {
-    if (message === undefined) {
-      throw new BrokerError("INTERNAL", "the broker's answer holds no authorization");
-    }
-    const lifetime = new Lifetime(message, this.#clock());
-    const authorization = new Authorization(message, lifetime, this.#clock);
-    this.#keys.set(authorization, key);
-    return { authorization, lifetime };
-  }
-
-  /**
-   * Keeps an answer, unless something newer came meanwhile.
-   *
-   * @returns What to give: the answer, or what came meanwhile if it does as well. Undefined if the broker must be asked
-   *   again: the answer may be what was withdrawn while it was on its way.
-   */
-  #keep(asked: Asked, made: Made, { targetUrl, minValidityMs = 0 }: Wish): Authorization | undefined {
-    const { key } = asked;
-    let answer: Authorization | undefined = made.authorization;
-    if (this.#cache.isOvertaken(asked)) {
-      answer = this.#live(key, minValidityMs)?.authorization;
-      if (targetUrl !== "" && answer?.connectionTag !== made.authorization.connectionTag) {
-        return undefined; // what the broker said of the target, it said of another identity
-      }
-    } else {
-      this.#hold(key, made);
-    }
-    if (targetUrl !== "") {
-      this.#find(key)?.addOrigin(originOf(targetUrl));
-    }
-    return answer;
-  }
-
-  /** Keeps the answer to a report, unless something better came meanwhile or it was withdrawn; returns what to give. */
-  #keepBetter(asked: Asked, rejected: string, made: Made): Authorization {
-    const held = this.#live(asked.key)?.authorization;
-    if (held !== undefined && held.revision !== rejected) {
-      return held;
-    }
-    if (!this.#cache.isRevoked(asked)) {
-      this.#hold(asked.key, made);
-      const entry = this.#find(asked.key);
-      if (entry !== undefined) {
-        entry.changes += 1; // what was asked for before may be what was rejected
-      }
-    }
-    return made.authorization;
-  }
-
-  /** Returns what is held of a key, if it has not ended and lasts so long. */
-  #live(key: Key, minValidityMs = 0): Held | undefined {
-    const held = this.#find(key)?.held;
-    const left = held === undefined ? 0 : held.lifetime.expireAt - this.#clock();
-    return left > 0 && left >= minValidityMs ? held : undefined;
-  }
-
-  /** Keeps an answer, and watches what is new. */
-  #hold(key: Key, { authorization, lifetime }: Made): void {
-    if (this.#isClosed) {
-      return;
-    }
-    const entry = this.#find(key) ?? this.#cache.add(key);
-    entry.hold(authorization, lifetime);
-    this.#watch?.subscribe(entry);
-    this.#looking ??= setInterval(() => {
-      this.#lookAfter();
-    }, LOOK_EVERY_MS).unref();
-  }
-
-  #makeWatch(): Watch {
-    const { idleMs, silenceMs } = this.#settings;
-    const owner: WatchOwner = {
-      subscriptions: () => this.#cache.entries,
-      knownRevision: (id) => {
-        const held = this.#cache.findById(id)?.held;
-        return held && held.lifetime.refreshAt > this.#clock() ? held.authorization.revision : "";
-      },
-      authorization: (id, message) => {
-        const entry = this.#cache.findById(id);
-        if (entry?.isIdle(this.#clock(), idleMs) === true) {
-          this.#cache.drop(entry);
-        } else if (entry !== undefined) {
-          const { authorization, lifetime } = this.#make(entry.key, message);
-          entry.hold(authorization, lifetime);
-          entry.changes += 1;
-        }
-      },
-      withdrawal: (id, isRejection) => this.#cache.findById(id)?.withdraw(isRejection),
-      failed: (id, error) => {
-        this.#lastError = error;
-        const entry = this.#cache.findById(id);
-        if (entry !== undefined && refuses(error)) {
-          this.#cache.drop(entry);
-        }
-      },
-      lost: (error) => {
-        this.#lastError = error ?? this.#lastError;
-        if (error?.code === "UNAVAILABLE" && error.reasonText === "") {
-          this.#wentAway(error);
-        }
-      },
-      answered: () => {
-        this.#isBack();
-      },
-    };
-    return new Watch(this.#channel, owner, this.#clock, silenceMs);
-  }
-
-  #wentAway(error: BrokerError): void {
-    if (!this.#isAway && !this.#isClosed) {
-      this.#isAway = true;
-      const { held, firstEndInMs } = this.state();
-      const first =
-        firstEndInMs === undefined ? "" : `, of which the first ends in ${(firstEndInMs / 1_000).toFixed(1)} s`;
-      this.#warn(
-        `credential broker: the broker is away (${this.#settings.address.target}: ${error.message}); ` +
-          `${String(held)} authorizations are held${first}`,
-      );
-    }
-  }
-
-  #isBack(): void {
-    if (this.#isAway) {
-      this.#isAway = false;
-      this.#warn(`credential broker: the broker is back (${this.#settings.address.target})`);
-    }
-  }
-
-  #warn(message: string): void {
-    try {
-      this.#settings.logger.warn(message);
-    } catch {
-      // a logger that fails must end neither a call nor the watch
-    }
+  async #ask(key: Key, { targetUrl = "", minValidityMs, ...limits }: AuthorizationOptions): Promise<Authorization> {
+    return this.#questions.ask(key, { targetUrl, minValidityMs }, this.#limits(limits));
   }
 
   #limits({ timeoutMs, signal }: CallOptions): Limits {
     return { timeoutMs: positive("timeoutMs", timeoutMs ?? this.#settings.timeoutMs), signal };
   }
-
-  #find(key: Key): Entry | undefined {
-    return this.#cache.find(key.identity, key.scope, key.thread);
-  }
-}
-
-/** An answer that has just come. */
-interface Made {
-  readonly authorization: Authorization;
-  readonly lifetime: Lifetime;
-}
-
-/** What is asked for beyond the key. */
-interface Wish {
-  readonly targetUrl: string;
-  readonly minValidityMs: number | undefined;
-}
-
-const NO_WISH: Wish = { targetUrl: "", minValidityMs: undefined };
-
-/** Whether the broker says that it would not give any more what is held. */
-function refuses(error: unknown): error is BrokerError {
-  return error instanceof BrokerError && isRefusal(error.code);
-}
-
-/** Names a call, so that those who ask the same share it. */
-function wordOf({ identity, scope, thread }: Key, wish: Wish): string {
-  return JSON.stringify([identity, scope, thread, wish.targetUrl && originOf(wish.targetUrl), wish.minValidityMs]);
-}
-
-/** Returns the origin of a URL as every fetch sees it; what is no such URL as it is, for the broker to refuse. */
-function originOf(url: string): string {
-  const origin = URL.canParse(url) ? new URL(url).origin : "null";
-  return origin === "null" ? url : origin;
-}
-
-const LONGEST_DETAIL = 256;
-
-/** Cuts a text to the bytes that the broker takes, between characters. */
-function cut(detail: string): string {
-  const { read } = new TextEncoder().encodeInto(detail, new Uint8Array(LONGEST_DETAIL));
-  return detail.slice(0, read);
-}
-
-function duration(ms: number): { seconds: bigint; nanos: number } {
-  const seconds = Math.trunc(ms / 1_000);
-  return { seconds: BigInt(seconds), nanos: Math.round((ms - seconds * 1_000) * 1e6) };
 }
 
 function taskOf(task: TaskMessage | undefined): Task {

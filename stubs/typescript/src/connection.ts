@@ -1,5 +1,5 @@
 import type { Authorization } from "./authorization.js";
-import type { Entry } from "./cache.js";
+import type { Entry } from "./entry.js";
 
 /**
  * The headers to dial one long-lived connection with (a websocket, a pool), and word of when it must be closed.

@@ -31,12 +31,16 @@ export interface BrokerClientOptions {
   readonly idleMs?: number | undefined;
   /** After how many milliseconds without any message the stream counts as dead; 60,000 by default. */
   readonly silenceMs?: number | undefined;
-  /** Gets one warning when the broker goes away and one when it is back. `console` by default; no secret is logged. */
+  /**
+   * Gets one warning when the broker goes away, and one information when it is back. By default both go to standard
+   * error, by `console`. No secret is logged.
+   */
   readonly logger?: Logger | undefined;
 }
 
 /** What of a logger is used; `console`, pino and winston have it. */
 export interface Logger {
+  info(message: string): void;
   warn(message: string): void;
 }
 
@@ -99,9 +103,19 @@ export function readSettings(options: BrokerClientOptions, environment: NodeJS.P
     cacheSize: positive("cacheSize", options.cacheSize ?? 1_000),
     idleMs: positive("idleMs", options.idleMs ?? 300_000),
     silenceMs: positive("silenceMs", options.silenceMs ?? 60_000),
-    logger: options.logger ?? console,
+    logger: options.logger ?? STANDARD_ERROR,
   };
 }
+
+/** Not `console.info`, which writes to standard output: that is the program's own. */
+const STANDARD_ERROR: Logger = {
+  info: (message) => {
+    console.error(message);
+  },
+  warn: (message) => {
+    console.warn(message);
+  },
+};
 
 /** Returns a text; an empty one is as if it were not given. */
 export function given(text: string | undefined): string | undefined {

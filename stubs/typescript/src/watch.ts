@@ -1,6 +1,6 @@
-import type { ClientDuplexStream } from "@grpc/grpc-js";
-
-import type { Channel } from "./channel.js";
+import type { Broker } from "./broker.js";
+import type { WatchCall } from "./channel.js";
+import type { Key } from "./entry.js";
 import { BrokerError } from "./errors.js";
 import {
   WithdrawalReason,
@@ -14,7 +14,7 @@ import { durationMs } from "./status-details.js";
 /** What is to be kept current, under the caller's name of it. */
 export interface Subscription {
   readonly id: string;
-  readonly key: { readonly identity: string; readonly scope: string; readonly thread: string };
+  readonly key: Key;
 }
 
 /** What a watch asks of its owner, and tells it. */
@@ -29,20 +29,14 @@ export interface WatchOwner {
   withdrawal(id: string, isRejection: boolean): void;
   /** There is no value for now. */
   failed(id: string, error: BrokerError): void;
-  /** A stream has ended without being asked to; with the error unless it ended well. Another will be opened. */
-  lost(error: BrokerError | undefined): void;
-  /** The broker has said something on a stream, for the first time on it. */
-  answered(): void;
 }
-
-type Call = ClientDuplexStream<WatchAuthorizationsRequest, WatchAuthorizationsResponse>;
 
 /** A stream that has lived so long was a good one: waiting begins anew. */
 const GOOD_AFTER_MS = 5_000;
 
 /** Keeps one stream of authorizations open for as long as there is something to watch. */
 export class Watch {
-  readonly #channel: Channel;
+  readonly #broker: Broker;
   readonly #owner: WatchOwner;
   readonly #clock: Clock;
   readonly #silenceMs: number;
@@ -55,8 +49,8 @@ export class Watch {
   #isFailing = false;
   #closed = false;
 
-  constructor(channel: Channel, owner: WatchOwner, clock: Clock, silenceMs: number) {
-    this.#channel = channel;
+  constructor(broker: Broker, owner: WatchOwner, clock: Clock, silenceMs: number) {
+    this.#broker = broker;
     this.#owner = owner;
     this.#clock = clock;
     this.#silenceMs = silenceMs;
@@ -64,7 +58,7 @@ export class Watch {
 
   /** Whether there is a stream to a connected broker. */
   get up(): boolean {
-    return this.#current !== undefined && this.#channel.isReady;
+    return this.#current !== undefined && this.#broker.isConnected;
   }
 
   /** Whether values of one can be expected to come: over a stream, or after a wait over that which follows a good one. */
@@ -104,7 +98,7 @@ export class Watch {
       return;
     }
     const previous = this.#current;
-    const stream = new Stream(this.#channel.watch(), this.#owner, this.#silenceMs, {
+    const stream = new Stream(this.#broker.watch(), this.#owner, this.#silenceMs, {
       closing: (retryDelayMs) => {
         if (stream === this.#current) {
           this.#reopen(stream, retryDelayMs);
@@ -112,7 +106,7 @@ export class Watch {
       },
       answered: () => {
         this.#isFailing = false;
-        this.#owner.answered();
+        this.#broker.answered();
       },
       ended: (error) => {
         this.#ended(stream, error);
@@ -151,7 +145,7 @@ export class Watch {
       this.#reopen(stream, error?.retryDelayMs ?? 0);
     }
     if (error !== undefined || !stream.isClosing) {
-      this.#owner.lost(error);
+      this.#broker.lost(error);
     }
   }
 }
@@ -169,7 +163,7 @@ const MOST_SUBSCRIPTIONS = 1_000;
 /** One stream, from its opening to its end. */
 class Stream {
   readonly openedAt: number;
-  readonly #call: Call;
+  readonly #call: WatchCall;
   readonly #owner: WatchOwner;
   readonly #events: StreamEvents;
   readonly #silence: NodeJS.Timeout;
@@ -181,7 +175,7 @@ class Stream {
   /** Whether another stream does now what this one did: it may still withdraw, and brings no values any more. */
   #isReplaced = false;
 
-  constructor(call: Call, owner: WatchOwner, silenceMs: number, events: StreamEvents) {
+  constructor(call: WatchCall, owner: WatchOwner, silenceMs: number, events: StreamEvents) {
     this.openedAt = events.openedAt;
     this.#call = call;
     this.#owner = owner;
@@ -244,6 +238,7 @@ class Stream {
   }
 
   cancel(): void {
+    this.#isWritable = false;
     this.#call.cancel();
   }
 

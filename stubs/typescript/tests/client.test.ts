@@ -9,22 +9,20 @@ import { format, inspect, promisify } from "node:util";
 
 import { status } from "@grpc/grpc-js";
 
-import { BrokerClient, BrokerError, ClosedError, type BrokerClientOptions } from "../src/index.js";
-import { authorizationMessage, errorStatus, FakeBroker, until } from "./support.js";
+import { BrokerClient, BrokerError, ClosedError, type BrokerClientOptions, type Logger } from "../src/index.js";
+import { authorizationMessage, errorStatus, FakeBroker, gate, until } from "./support.js";
 
-const quiet = { warn: () => undefined };
+const quiet: Logger = { info: () => undefined, warn: () => undefined };
+
+/** Keeps what is logged, each with its level. */
+function keepingLog(): { lines: string[]; logger: Logger } {
+  const lines: string[] = [];
+  const keep = (level: string) => (message: string) => void lines.push(`${level}: ${message}`);
+  return { lines, logger: { info: keep("info"), warn: keep("warn") } };
+}
 
 function connect(broker: FakeBroker, options: BrokerClientOptions = {}): BrokerClient {
   return new BrokerClient({ address: broker.address, logger: quiet, ...options });
-}
-
-/** Lets a call be answered later. */
-function gate(): { opened: Promise<void>; open: () => void } {
-  let open = (): void => undefined;
-  const opened = new Promise<void>((resolve) => {
-    open = resolve;
-  });
-  return { opened, open };
 }
 
 test("what is held is handed out without a macrotask, as the same promise", async () => {
@@ -231,19 +229,22 @@ test("a target that is no URL is for the broker to refuse", async () => {
 
 test("after a restart of the broker the stream is opened again, and told once each", async () => {
   await using broker = await FakeBroker.start();
-  const warnings: string[] = [];
-  using client = connect(broker, { logger: { warn: (message) => warnings.push(message) } });
+  const { lines, logger } = keepingLog();
+  using client = connect(broker, { logger });
   await client.authorization("inference");
   await until(() => broker.actions.length === 1 && client.state().watching, "watching");
   broker.kill();
-  await until(() => !client.state().watching && warnings.length === 1, "away");
+  await until(() => !client.state().watching && lines.length === 1, "away");
   assert.equal((await client.authorization("inference")).revision, "r1");
-  assert.match(warnings[0] ?? "", /broker is away .*; 1 authorizations are held, of which the first ends in \d+\.\d s/);
+  assert.match(
+    lines[0] ?? "",
+    /^warn: .*the broker is away .*; 1 authorizations are held, of which the first ends in \d+\.\d s/,
+  );
   const waiting = client.authorization("inference", { thread: "new" });
   await broker.listen();
   await waiting;
-  await until(() => client.state().watching && warnings.length === 2, "back");
-  assert.match(warnings[1] ?? "", /broker is back/);
+  await until(() => client.state().watching && lines.length === 2, "back");
+  assert.match(lines[1] ?? "", /^info: .*the broker is back/);
   await until(
     () => broker.actions.slice(1).some(({ value }) => "knownRevision" in value && value.knownRevision === "r1"),
     "subscribed again, with what is held",
@@ -413,22 +414,22 @@ test("a stream is given no more than it takes, and what it cannot take is asked 
 
 test("a broker that is connected and says nothing is not back, and one that says anything is", async () => {
   await using broker = await FakeBroker.start();
-  const warnings: string[] = [];
-  using client = connect(broker, { silenceMs: 200, logger: { warn: (message) => warnings.push(message) } });
+  const { lines, logger } = keepingLog();
+  using client = connect(broker, { silenceMs: 200, logger });
   await client.authorization("inference");
   await until(() => broker.streams.length === 3, "silent twice");
-  assert.equal(warnings.length, 1);
+  assert.equal(lines.length, 1);
   broker.send({ $case: "heartbeat", value: {} });
-  await until(() => warnings.length === 2, "back");
-  assert.match(warnings[1] ?? "", /broker is back/);
+  await until(() => lines.length === 2, "back");
+  assert.match(lines[1] ?? "", /the broker is back/);
 });
 
 test("a logger that throws ends neither a call nor the watch", async () => {
   await using broker = await FakeBroker.start();
-  const warn = (): never => {
+  const fail = (): never => {
     throw new Error("the disk is full");
   };
-  using client = connect(broker, { silenceMs: 100, logger: { warn } });
+  using client = connect(broker, { silenceMs: 100, logger: { info: fail, warn: fail } });
   await client.authorization("inference");
   await until(() => broker.streams.length === 2, "opened again");
   assert.equal((await client.authorization("inference", { thread: "t" })).revision, "r1");

@@ -19,6 +19,8 @@ import {
   CredentialBrokerService,
   CredentialKind,
   DecisionReason,
+  TaskKind,
+  TaskState,
   type Authorization,
   type EndTaskRequest,
   type EndTaskResponse,
@@ -29,14 +31,19 @@ import {
   type RegisterTaskResponse,
   type ReportRejectedRequest,
   type ReportRejectedResponse,
+  type Task,
   type WatchAuthorizationsRequest,
   type WatchAuthorizationsResponse,
 } from "../src/generated/credentialbroker/v1/credential_broker.js";
 import { ErrorReason } from "../src/generated/credentialbroker/v1/error_reason.js";
 
+/** Whose the calls are that name no identity. */
+export const IDENTITY = "agents";
+
 /** How a fake broker answers a call; what is left out is as it would be in health. */
 export interface Answer {
   readonly revision?: string;
+  readonly identity?: string;
   readonly tag?: string;
   readonly lifetimeMs?: number;
   readonly refreshMs?: number;
@@ -50,7 +57,7 @@ export type Stream = ServerDuplexStream<WatchAuthorizationsRequest, WatchAuthori
 /** Makes the message that the broker sends. Its clock is two days ahead of ours. */
 export function authorizationMessage(answer: Answer = {}): Authorization {
   const now = Date.now() + 2 * 24 * 3_600_000;
-  const { revision = "r1", tag = "tag", lifetimeMs = 60_000, refreshMs = 30_000 } = answer;
+  const { revision = "r1", identity = IDENTITY, tag = "tag", lifetimeMs = 60_000, refreshMs = 30_000 } = answer;
   return {
     headers: [
       { name: "authorization", value: `secret-of-${revision}`, sensitive: true },
@@ -66,7 +73,7 @@ export function authorizationMessage(answer: Answer = {}): Authorization {
     stale: false,
     offlineServingUntilTime: new Date(now),
     revision,
-    identity: "agents",
+    identity,
     connectionTag: tag,
   };
 }
@@ -80,8 +87,10 @@ export class FakeBroker implements AsyncDisposable {
   /** What calls are answered with, first to last; the last one stays. */
   answers: Answer[] = [{}];
   reports: Answer[] = [{ revision: "better" }];
+  ends: Answer[] = [{}];
   readonly asked: GetAuthorizationRequest[] = [];
   readonly reported: ReportRejectedRequest[] = [];
+  readonly ended: EndTaskRequest[] = [];
   readonly streams: Stream[] = [];
   /** What was written on any stream, first to last. */
   readonly actions: NonNullable<WatchAuthorizationsRequest["action"]>[] = [];
@@ -109,14 +118,16 @@ export class FakeBroker implements AsyncDisposable {
       ) => {
         this.asked.push(call.request);
         call.on("cancelled", () => (this.cancelled += 1));
-        void answer(this.answers, reply);
+        void answer(this.answers, reply, ({ identity = call.request.identity || IDENTITY, ...told }) => ({
+          authorization: authorizationMessage({ identity, ...told }),
+        }));
       },
       reportRejected: (
         call: ServerUnaryCall<ReportRejectedRequest, ReportRejectedResponse>,
         reply: sendUnaryData<ReportRejectedResponse>,
       ) => {
         this.reported.push(call.request);
-        void answer(this.reports, reply);
+        void answer(this.reports, reply, (told) => ({ authorization: authorizationMessage(told) }));
       },
       registerTask: (
         _: ServerUnaryCall<RegisterTaskRequest, RegisterTaskResponse>,
@@ -124,8 +135,9 @@ export class FakeBroker implements AsyncDisposable {
       ) => {
         reply({ code: status.UNIMPLEMENTED });
       },
-      endTask: (_: ServerUnaryCall<EndTaskRequest, EndTaskResponse>, reply: sendUnaryData<EndTaskResponse>) => {
-        reply({ code: status.UNIMPLEMENTED });
+      endTask: (call: ServerUnaryCall<EndTaskRequest, EndTaskResponse>, reply: sendUnaryData<EndTaskResponse>) => {
+        this.ended.push(call.request);
+        void answer(this.ends, reply, () => ({ task: endedTask(call.request) }));
       },
       watchAuthorizations: (stream: Stream) => {
         this.streams.push(stream);
@@ -167,17 +179,41 @@ export class FakeBroker implements AsyncDisposable {
   }
 }
 
-async function answer(
+function endedTask({ identity, threadId }: EndTaskRequest): Task {
+  return {
+    id: "task-1",
+    identity: identity || IDENTITY,
+    kind: TaskKind.THREAD,
+    threadId,
+    state: TaskState.ENDED,
+    upstreamKey: "key",
+    generation: 1n,
+    version: 2n,
+    etag: "etag",
+  };
+}
+
+async function answer<Response>(
   answers: Answer[],
-  reply: sendUnaryData<GetAuthorizationResponse & ReportRejectedResponse>,
+  reply: sendUnaryData<Response>,
+  make: (told: Answer) => Response,
 ): Promise<void> {
   const next = (answers.length > 1 ? answers.shift() : answers[0]) ?? {};
   await next.after;
   if (next.error === undefined) {
-    reply(null, { authorization: authorizationMessage(next) });
+    reply(null, make(next));
   } else {
     reply({ code: next.error, details: "as told", metadata: new Metadata() });
   }
+}
+
+/** Lets a call be answered later. */
+export function gate(): { opened: Promise<void>; open: () => void } {
+  let open = (): void => undefined;
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { opened, open };
 }
 
 /** Waits until something is so. */
