@@ -16,7 +16,6 @@ import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel;
 import io.grpc.netty.shaded.io.netty.util.concurrent.DefaultThreadFactory;
 import io.grpc.stub.MetadataUtils;
 import java.util.concurrent.RejectedExecutionException;
-import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ScheduledFuture;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.SynchronousQueue;
@@ -52,7 +51,7 @@ final class BrokerChannel implements AutoCloseable {
       new ScheduledThreadPoolExecutor(1, new DefaultThreadFactory("credential-broker-timer", true));
   private final ManagedChannel channel;
   private final boolean severalAddresses;
-  private final Runnable away;
+  private final Presence presence;
   private int hastened;
   private ScheduledFuture<?> nextHaste;
 
@@ -61,11 +60,11 @@ final class BrokerChannel implements AutoCloseable {
    *
    * @param tls null for plaintext
    * @param serverName the name in the broker's certificate; null for that of the address
-   * @param away called whenever no connection can be made
+   * @param presence is told whenever no connection can be made
    */
-  BrokerChannel(Address address, TlsFiles tls, String serverName, Runnable away) {
+  BrokerChannel(Address address, TlsFiles tls, String serverName, Presence presence) {
     this.tls = tls;
-    this.away = away;
+    this.presence = presence;
     severalAddresses = !address.isUnix() && !address.isLiteral();
     timer.setRemoveOnCancelPolicy(true);
     channel = build(address, serverName);
@@ -136,8 +135,9 @@ final class BrokerChannel implements AutoCloseable {
     }
   }
 
-  ScheduledExecutorService timer() {
-    return timer;
+  /** Runs something again and again, until the client is closed. */
+  void every(long nanos, Runnable task) {
+    timer.scheduleWithFixedDelay(task, nanos, nanos, TimeUnit.NANOSECONDS);
   }
 
   /** Runs something later, unless the client is closed by then. */
@@ -155,7 +155,7 @@ final class BrokerChannel implements AutoCloseable {
       hastened = 0;
       backoff.reset();
     } else if (state == ConnectivityState.TRANSIENT_FAILURE) {
-      away.run();
+      presence.away();
     }
     if (state == ConnectivityState.TRANSIENT_FAILURE
         || (state == ConnectivityState.READY && severalAddresses)) {

@@ -1,21 +1,9 @@
 package dev.credentialbroker.client;
 
-import com.google.common.util.concurrent.FutureCallback;
-import com.google.common.util.concurrent.Futures;
-import com.google.common.util.concurrent.ListenableFuture;
-import com.google.common.util.concurrent.MoreExecutors;
-import dev.credentialbroker.v1.CredentialBrokerGrpc.CredentialBrokerFutureStub;
 import dev.credentialbroker.v1.EndTaskRequest;
-import dev.credentialbroker.v1.GetAuthorizationRequest;
-import dev.credentialbroker.v1.GetAuthorizationResponse;
 import dev.credentialbroker.v1.RegisterTaskRequest;
-import dev.credentialbroker.v1.ReportRejectedRequest;
-import dev.credentialbroker.v1.ReportRejectedResponse;
 import dev.credentialbroker.v1.Task;
 import dev.credentialbroker.v1.TaskKind;
-import io.grpc.Context;
-import io.grpc.Deadline;
-import io.grpc.Status;
 import java.net.URI;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -25,11 +13,6 @@ import java.util.Objects;
 import java.util.Optional;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.Future;
-import java.util.concurrent.TimeUnit;
-import java.util.function.Function;
-import java.util.function.Supplier;
 
 /**
  * Asks the credential broker for the headers to attach to calls, and keeps them current.
@@ -53,39 +36,33 @@ import java.util.function.Supplier;
  * <p>After {@link #close} every method fails with {@link IllegalStateException}.
  */
 public final class BrokerClient implements AutoCloseable {
-  private static final long LONGEST_CALL = TimeUnit.SECONDS.toNanos(10);
-
-  /** So often at most the entry of a connection is looked at. */
-  private static final long LEAST_LOOK = TimeUnit.MILLISECONDS.toNanos(500);
-
-  private static final int ASKED_AGAIN = 3;
-  private static final int LONGEST_DETAIL = 256;
-
   private final String identity;
-  private final long timeout;
-  private final BrokerChannel channel;
-  private final Presence presence = new Presence();
   private final Cache cache;
+  private final Presence presence;
+  private final BrokerChannel channel;
   private final Watch watch;
   private final Flights flights;
-  private volatile boolean closed;
+  private final Calls calls;
+  private final Questions questions;
+  private final Upkeep upkeep;
 
   private BrokerClient(Builder options) {
     Address address = Address.parse(options.address);
     TlsFiles tls = options.tls(address);
     identity = options.identity;
-    timeout = Math.min(Durations.nanos(options.timeout), LONGEST_CALL);
-    channel = new BrokerChannel(address, tls, options.serverName, this::brokerIsAway);
+    long timeout = Math.min(Durations.nanos(options.timeout), Calls.LONGEST);
     long idle = Durations.nanos(options.idleTime);
     cache = new Cache(options.cacheSize, idle, new Subscriptions());
+    presence = new Presence(cache);
+    channel = new BrokerChannel(address, tls, options.serverName, presence);
     watch =
         options.watch
-            ? new Watch(
-                channel, cache, presence, Durations.nanos(options.silence), this::brokerIsAway)
+            ? new Watch(channel, cache, presence, Durations.nanos(options.silence))
             : null;
     flights = new Flights(channel, timeout);
-    long interval = Math.min(Math.max(idle / 10, 1_000_000), TimeUnit.SECONDS.toNanos(30));
-    channel.timer().scheduleWithFixedDelay(this::sweep, interval, interval, TimeUnit.NANOSECONDS);
+    calls = new Calls(channel, presence, timeout);
+    questions = new Questions(calls, flights, cache);
+    upkeep = new Upkeep(channel, cache, questions, watch, idle);
   }
 
   /**
@@ -110,8 +87,8 @@ public final class BrokerClient implements AutoCloseable {
    * @throws BrokerException when the broker refuses, or is away and nothing is held
    */
   public Authorization authorization(String scope, String thread) {
-    Authorization held = held(new Key(identity, scope, thread), 0, null);
-    return held != null ? held : await(ask(AuthorizationRequest.of(scope, thread)));
+    Authorization held = upkeep.use(new Key(identity, scope, thread), 0, null);
+    return held != null ? held : calls.await(ask(AuthorizationRequest.of(scope, thread)));
   }
 
   /**
@@ -121,7 +98,7 @@ public final class BrokerClient implements AutoCloseable {
    */
   public Authorization authorization(AuthorizationRequest request) {
     Authorization held = held(request);
-    return held != null ? held : await(ask(request));
+    return held != null ? held : calls.await(ask(request));
   }
 
   /**
@@ -142,56 +119,13 @@ public final class BrokerClient implements AutoCloseable {
    * @throws BrokerException when the broker has nothing better
    */
   public Authorization reportRejected(Authorization rejected, String detail) {
-    return await(report(rejected, detail));
+    return calls.await(questions.report(rejected, detail));
   }
 
   /** The same, without waiting. */
   public CompletableFuture<Authorization> reportRejectedAsync(
       Authorization rejected, String detail) {
-    return flights.own(report(rejected, detail));
-  }
-
-  private CompletableFuture<Authorization> report(Authorization rejected, String detail) {
-    Key key = rejected.key();
-    Authorization held = held(key, 0, null);
-    if (held != null && !held.revision().equals(rejected.revision())) {
-      return CompletableFuture.completedFuture(held);
-    }
-    ReportRejectedRequest report =
-        ReportRejectedRequest.newBuilder()
-            .setScope(key.scope())
-            .setThreadId(key.thread())
-            .setRevision(rejected.revision())
-            .setHttpStatus(401)
-            .setDetail(cut(detail))
-            .build();
-    return flights.join(
-        new Report(key, rejected.revision()),
-        deadline(null),
-        left -> {
-          long begun = System.nanoTime();
-          GetAuthorizationRequest again = question(key).build();
-          return keeping(
-              key,
-              new Cache.Asked(begun, 0, null, rejected.revision()),
-              start(stub -> stub.reportRejected(report), left),
-              ReportRejectedResponse::getAuthorization,
-              () -> answer(key, again, Duration.ZERO, null, begun + left, ASKED_AGAIN));
-        });
-  }
-
-  /** Cuts a text to what the broker takes, between characters. */
-  static String cut(String detail) {
-    int bytes = 0;
-    for (int i = 0; i < detail.length(); ) {
-      int character = detail.codePointAt(i);
-      bytes += character < 0x80 ? 1 : character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
-      if (bytes > LONGEST_DETAIL) {
-        return detail.substring(0, i);
-      }
-      i += Character.charCount(character);
-    }
-    return detail;
+    return flights.own(questions.report(rejected, detail));
   }
 
   /**
@@ -208,13 +142,14 @@ public final class BrokerClient implements AutoCloseable {
 
   /** The same for another identity than the client's own. */
   public Task registerTask(String thread, String identity) {
-    RegisterTaskRequest.Builder request = RegisterTaskRequest.newBuilder().setIdentity(identity);
+    RegisterTaskRequest.Builder request =
+        RegisterTaskRequest.newBuilder().setIdentity(whose(identity));
     if (thread.isEmpty()) {
       request.setKind(TaskKind.TASK_KIND_BACKGROUND);
     } else {
       request.setThreadId(thread);
     }
-    return await(start(stub -> stub.registerTask(request.build()), timeout)).getTask();
+    return calls.call(stub -> stub.registerTask(request.build())).getTask();
   }
 
   /**
@@ -229,11 +164,11 @@ public final class BrokerClient implements AutoCloseable {
 
   /** The same for another identity than the client's own. */
   public Task endTask(String thread, String identity) {
+    String whose = whose(identity);
     EndTaskRequest request =
-        EndTaskRequest.newBuilder().setThreadId(thread).setIdentity(identity).build();
-    Task ended = await(start(stub -> stub.endTask(request), timeout)).getTask();
-    cache.dropAll(
-        entry -> entry.key.thread().equals(thread) && entry.key.identity().equals(identity));
+        EndTaskRequest.newBuilder().setThreadId(thread).setIdentity(whose).build();
+    Task ended = calls.call(stub -> stub.endTask(request)).getTask();
+    cache.endThread(whose, thread);
     return ended;
   }
 
@@ -253,20 +188,8 @@ public final class BrokerClient implements AutoCloseable {
    * @throws BrokerException when the broker refuses, or is away and nothing that suffices is held
    */
   public BrokerConnection connection(AuthorizationRequest request) {
-    BrokerConnection connection = new BrokerConnection(this, channel, authorization(request));
-    Entry entry = cache.get(connection.authorization().key());
-    if (entry == null) {
-      connection.change();
-      return connection;
-    }
-    entry.connections.add(connection);
-    Authorization held = entry.value();
-    if (entry.isDropped() || held == null) {
-      connection.change();
-    } else {
-      connection.tagIs(held.connectionTag());
-      keepUp(connection);
-    }
+    BrokerConnection connection = new BrokerConnection(upkeep, channel, authorization(request));
+    upkeep.begin(connection);
     return connection;
   }
 
@@ -283,12 +206,10 @@ public final class BrokerClient implements AutoCloseable {
   /** Ends everything of the client. Whoever waits fails; closing twice is fine. */
   @Override
   public void close() {
-    synchronized (this) {
-      if (closed) {
-        return;
-      }
-      closed = true;
+    if (!calls.close()) {
+      return;
     }
+    presence.close();
     if (watch != null) {
       watch.close();
     }
@@ -303,234 +224,33 @@ public final class BrokerClient implements AutoCloseable {
     return "BrokerClient[identity=%s, %s]".formatted(identity, state());
   }
 
-  static IllegalStateException closed() {
-    return new IllegalStateException("the client is closed");
-  }
-
-  // ---- from memory
-
   private Authorization held(AuthorizationRequest request) {
-    URI origin = request.targetUrl() == null ? null : origin(request.targetUrl());
-    return held(key(request), Durations.nanos(request.minValidity()), origin);
+    return upkeep.use(key(request), Durations.nanos(request.minValidity()), origin(request));
   }
 
-  private Authorization held(Key key, long minValidity, URI origin) {
-    Entry entry = cache.get(key);
-    if (entry == null) {
-      return null;
-    }
-    long now = System.nanoTime();
-    Authorization held = entry.use(now, minValidity, origin);
-    if (held != null && held.lifetime().isDue(now)) {
-      refresh(entry, held, now);
-    }
-    return held;
+  private CompletableFuture<Authorization> ask(AuthorizationRequest request) {
+    return questions.ask(key(request), request, origin(request));
   }
 
   private Key key(AuthorizationRequest request) {
-    String whose = request.identity().isEmpty() ? identity : request.identity();
-    return new Key(whose, request.scope(), request.thread());
+    return new Key(whose(request.identity()), request.scope(), request.thread());
+  }
+
+  private String whose(String asked) {
+    return asked.isEmpty() ? identity : asked;
   }
 
   /** What the broker does not take as a target either has no origin; it says why. */
-  private static URI origin(URI target) {
+  private static URI origin(AuthorizationRequest request) {
+    URI target = request.targetUrl();
     try {
-      return Origin.of(target);
+      return target == null ? null : Origin.of(target);
     } catch (IllegalArgumentException none) {
       return target;
     }
   }
 
-  // ---- from the broker
-
-  private record Question(Key key, Duration minValidity, URI origin) {}
-
-  private record Report(Key key, String revision) {}
-
-  private CompletableFuture<Authorization> ask(AuthorizationRequest request) {
-    Key key = key(request);
-    URI origin = request.targetUrl() == null ? null : origin(request.targetUrl());
-    GetAuthorizationRequest.Builder question = question(key);
-    if (origin != null) {
-      question.setTargetUrl(request.targetUrl().toString());
-    }
-    if (!request.minValidity().isZero()) {
-      question.setMinValidity(Durations.toProto(request.minValidity()));
-    }
-    return flights.join(
-        new Question(key, request.minValidity(), origin),
-        deadline(request.timeout()),
-        left ->
-            answer(
-                key,
-                question.build(),
-                request.minValidity(),
-                origin,
-                System.nanoTime() + left,
-                ASKED_AGAIN));
-  }
-
-  private static GetAuthorizationRequest.Builder question(Key key) {
-    return GetAuthorizationRequest.newBuilder()
-        .setScope(key.scope())
-        .setThreadId(key.thread())
-        .setIdentity(key.identity());
-  }
-
-  /**
-   * Asks, and again when something was withdrawn before the answer came.
-   *
-   * @param until when the last answer has to be there, on the monotonic clock
-   * @param again how often at most
-   */
-  private ListenableFuture<Authorization> answer(
-      Key key,
-      GetAuthorizationRequest question,
-      Duration minValidity,
-      URI origin,
-      long until,
-      int again) {
-    long begun = System.nanoTime();
-    return keeping(
-        key,
-        new Cache.Asked(begun, Durations.nanos(minValidity), origin, null),
-        start(stub -> stub.getAuthorization(question), until - begun),
-        GetAuthorizationResponse::getAuthorization,
-        () ->
-            again > 0
-                ? answer(key, question, minValidity, origin, until, again - 1)
-                : Futures.immediateFailedFuture(
-                    BrokerException.of(
-                        Status.Code.ABORTED, "each answer was withdrawn while it was on its way")));
-  }
-
-  /**
-   * Asks for the next value in the background, if nobody does and the last failure is old enough.
-   */
-  private void refresh(Entry entry, Authorization held, long now) {
-    if (!entry.beginRefresh(held, now, entry.watched && watch.isUp())) {
-      return;
-    }
-    AuthorizationRequest request =
-        AuthorizationRequest.of(entry.key.scope(), entry.key.thread())
-            .withIdentity(entry.key.identity());
-    channel.execute(
-        () -> {
-          try {
-            ask(request).whenComplete((answer, failure) -> entry.endRefresh(failure));
-          } catch (RuntimeException | Error e) {
-            entry.endRefresh(BrokerException.of(e));
-            throw e;
-          }
-        });
-  }
-
-  /**
-   * Keeps the authorization that a call answers with; drops the entry when it is refused.
-   *
-   * @param again asks anew, for an answer that was withdrawn on its way
-   */
-  private <R> ListenableFuture<Authorization> keeping(
-      Key key,
-      Cache.Asked asked,
-      ListenableFuture<R> call,
-      Function<R, dev.credentialbroker.v1.Authorization> answer,
-      Supplier<ListenableFuture<Authorization>> again) {
-    ListenableFuture<R> heard =
-        Futures.catchingAsync(
-            call,
-            Throwable.class,
-            thrown -> {
-              BrokerException refusal = BrokerException.of(thrown);
-              boolean ofTheReport =
-                  asked.rejected() != null && refusal.code() == Status.Code.INVALID_ARGUMENT;
-              if (refusal.refusesWhatIsHeld() && !ofTheReport) {
-                cache.refuse(key, asked);
-              }
-              return Futures.immediateFailedFuture(thrown);
-            },
-            MoreExecutors.directExecutor());
-    return Futures.transformAsync(
-        heard,
-        response -> {
-          long now = System.nanoTime();
-          Authorization value = Authorization.of(key, answer.apply(response), now);
-          Authorization kept = cache.keep(value, asked, now);
-          return kept != null ? Futures.immediateFuture(kept) : again.get();
-        },
-        MoreExecutors.directExecutor());
-  }
-
-  /** Begins a call, and takes note of what it says about the broker. */
-  private <R> ListenableFuture<R> start(
-      Function<CredentialBrokerFutureStub, ListenableFuture<R>> method, long nanos) {
-    if (closed) {
-      throw closed();
-    }
-    CredentialBrokerFutureStub stub =
-        channel.calls().withDeadlineAfter(nanos, TimeUnit.NANOSECONDS);
-    // Not in the context of who asked first: others wait for the same answer.
-    Context before = Context.ROOT.attach();
-    ListenableFuture<R> call;
-    try {
-      call = method.apply(stub);
-    } finally {
-      Context.ROOT.detach(before);
-    }
-    Futures.addCallback(
-        call,
-        new FutureCallback<R>() {
-          @Override
-          public void onSuccess(R answer) {
-            presence.back();
-          }
-
-          @Override
-          public void onFailure(Throwable thrown) {
-            if (!call.isCancelled()) {
-              BrokerException error = BrokerException.of(thrown);
-              presence.failed(error);
-              if (!error.reasonText().isEmpty()) {
-                presence.back();
-              } else if (error.code() == Status.Code.UNAVAILABLE) {
-                brokerIsAway();
-              }
-            }
-          }
-        },
-        MoreExecutors.directExecutor());
-    return call;
-  }
-
-  /**
-   * Until when a call may last, on the monotonic clock: gRPC's own deadline of the caller counts.
-   */
-  private long deadline(Duration asked) {
-    long nanos = asked == null ? timeout : Math.min(Durations.nanos(asked), LONGEST_CALL);
-    Deadline ofContext = Context.current().getDeadline();
-    if (ofContext != null) {
-      nanos = Math.min(nanos, ofContext.timeRemaining(TimeUnit.NANOSECONDS));
-    }
-    return System.nanoTime() + nanos;
-  }
-
-  private <T> T await(Future<T> answer) {
-    try {
-      return answer.get();
-    } catch (InterruptedException e) {
-      answer.cancel(true);
-      Thread.currentThread().interrupt();
-      throw new CancellationException("interrupted while waiting for the broker");
-    } catch (ExecutionException e) {
-      if (closed || e.getCause() instanceof IllegalStateException) {
-        throw closed();
-      }
-      throw BrokerException.of(e.getCause());
-    }
-  }
-
-  // ---- by itself
-
+  /** Has watched what is held. */
   private final class Subscriptions implements Cache.Listener {
     @Override
     public void added(Entry entry) {
@@ -547,44 +267,6 @@ public final class BrokerClient implements AutoCloseable {
     }
   }
 
-  private void sweep() {
-    cache.sweep(System.nanoTime());
-  }
-
-  private void brokerIsAway() {
-    if (!closed) {
-      ClientState state = state();
-      presence.away(state.held(), state.firstEndsIn());
-    }
-  }
-
-  /**
-   * Uses the entry of a connection, now and whenever it is due, as long as the connection is open
-   * and may be used: without a watch nothing else would refresh it.
-   */
-  private void keepUp(BrokerConnection connection) {
-    Entry entry = cache.get(connection.authorization().key());
-    if (entry == null || connection.changed() || !entry.connections.contains(connection)) {
-      return;
-    }
-    long now = System.nanoTime();
-    Authorization held = entry.use(now, 0, null);
-    if (held == null || held.lifetime().isDue(now)) {
-      refresh(entry, held, now);
-    }
-    long due = held == null ? 0 : held.lifetime().due() - now;
-    connection.next(channel.later(Math.max(due, LEAST_LOOK), () -> keepUp(connection)));
-  }
-
-  void forget(BrokerConnection connection) {
-    Entry entry = cache.get(connection.authorization().key());
-    if (entry != null) {
-      entry.touch(System.nanoTime());
-      entry.connections.remove(connection);
-    }
-    connection.next(null);
-  }
-
   /** Options of a client. What is not set comes from the environment. */
   public static final class Builder {
     private String address;
@@ -595,7 +277,7 @@ public final class BrokerClient implements AutoCloseable {
     private boolean plaintext;
     private String identity = "";
     private boolean watch = true;
-    private Duration timeout = Duration.ofNanos(LONGEST_CALL);
+    private Duration timeout = Duration.ofNanos(Calls.LONGEST);
     private int cacheSize = 1000;
     private Duration idleTime = Duration.ofMinutes(5);
     private Duration silence = Duration.ofSeconds(60);

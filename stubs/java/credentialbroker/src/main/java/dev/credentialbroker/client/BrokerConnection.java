@@ -10,15 +10,15 @@ import java.util.concurrent.ScheduledFuture;
  * <p>Close it with the connection. While it is open its authorization is kept current.
  */
 public final class BrokerConnection implements AutoCloseable {
-  private final BrokerClient client;
+  private final Upkeep upkeep;
   private final BrokerChannel channel;
   private final Authorization authorization;
   private final CompletableFuture<Void> told = new CompletableFuture<>();
   private volatile boolean changed;
   private ScheduledFuture<?> nextLook;
 
-  BrokerConnection(BrokerClient client, BrokerChannel channel, Authorization authorization) {
-    this.client = client;
+  BrokerConnection(Upkeep upkeep, BrokerChannel channel, Authorization authorization) {
+    this.upkeep = upkeep;
     this.channel = channel;
     this.authorization = authorization;
   }
@@ -60,7 +60,7 @@ public final class BrokerConnection implements AutoCloseable {
   /** Tells the client that the connection is closed. */
   @Override
   public void close() {
-    client.forget(this);
+    upkeep.end(this);
   }
 
   Authorization authorization() {

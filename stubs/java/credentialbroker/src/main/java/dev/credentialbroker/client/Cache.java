@@ -1,22 +1,26 @@
 package dev.credentialbroker.client;
 
-import java.net.URI;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.HashSet;
 import java.util.List;
 import java.util.LongSummaryStatistics;
 import java.util.Objects;
+import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.function.Predicate;
 
 /** What a client holds, bounded. Uses take no lock; changes take one that nobody holds for long. */
 final class Cache {
   private final ConcurrentHashMap<Key, Entry> entries = new ConcurrentHashMap<>();
+
+  /** The questions that are on their way: what happens to a key meanwhile is noted on them. */
+  private final Set<Asked> asking = new HashSet<>();
+
   private final int size;
   private final long idle;
   private final Listener listener;
   private long ids;
-  private Long withdrawnBefore;
   private boolean closed;
 
   /** Hears of entries that come and go, without the lock of the cache. */
@@ -42,61 +46,71 @@ final class Cache {
     return entries.get(key);
   }
 
-  /**
-   * A question to the broker.
-   *
-   * @param begun when it was asked
-   * @param minValidity nanoseconds that the answer has to last
-   * @param origin an origin that it is asked for, or null
-   * @param rejected the revision of which it is the report; null when it is none
-   */
-  record Asked(long begun, long minValidity, URI origin, String rejected) {}
+  /** Takes note that a question is about to be asked, until it is {@link #settle settled}. */
+  synchronized void asking(Asked asked) {
+    asking.add(asked);
+  }
+
+  /** Forgets a question, which was answered or will not be. */
+  synchronized void settle(Asked asked) {
+    asking.remove(asked);
+  }
 
   /**
-   * Keeps an answer to a question.
+   * Keeps the answer to a question.
    *
    * @return what to give: the answer, or what the broker sent by itself meanwhile; null when
    *     something was withdrawn since it was asked, so that the broker must be asked again
    */
-  Authorization keep(Authorization answer, Asked asked, long now) {
+  Authorization keep(Asked asked, Authorization answer, long now) {
     Entry entry;
-    boolean added;
-    List<Entry> evicted = new ArrayList<>();
+    List<Entry> evicted = List.of();
     synchronized (this) {
       if (closed) {
         return answer;
       }
-      entry = entries.get(answer.key());
-      added = entry == null;
-      if (added) {
-        if (withdrawnBefore != null && withdrawnBefore - asked.begun() > 0) {
-          return null;
-        }
-        evicted.addAll(makeRoom());
-        entry = new Entry(answer.key(), Long.toString(++ids), now);
-      } else if (entry.wasRenewed(asked.begun())
-          && !entry.value().revision().equals(asked.rejected())) {
+      entry = entries.get(asked.key);
+      Authorization held = entry == null ? null : entry.value();
+      if (held != null && asked.renewed && !asked.rejects(held)) {
         // An origin is the backend's, to which the tag belongs.
-        if (entry.value().connectionTag().equals(answer.connectionTag())) {
-          entry.allow(asked.origin());
+        if (held.connectionTag().equals(answer.connectionTag())) {
+          entry.allow(asked.origin);
         }
-        return entry.use(now, asked.minValidity(), asked.origin());
-      } else if (entry.wasWithdrawn(asked.begun(), asked.rejected() != null)) {
+        return entry.use(now, asked.minValidity, asked.origin);
+      }
+      if (asked.overtaken) {
         return null;
+      }
+      if (entry == null) {
+        evicted = makeRoom();
+        entry = new Entry(asked.key, Long.toString(++ids), now);
+        entries.put(entry.key, entry);
       }
       entry.touch(now);
       entry.replace(answer);
-      entry.allow(asked.origin());
-      entries.put(entry.key, entry);
+      entry.allow(asked.origin);
     }
-    for (Entry each : evicted) {
-      each.connections.forEach(BrokerConnection::change);
-      listener.dropped(each);
-    }
-    if (added || !entry.watched) {
+    evicted.forEach(this::tellDropped);
+    if (!entry.watched) {
       listener.added(entry);
     }
     return answer;
+  }
+
+  /** Drops what a question was refused, unless the broker sent another value since. */
+  void refuse(Asked asked) {
+    Entry entry;
+    synchronized (this) {
+      entry = entries.get(asked.key);
+      if (entry == null) {
+        return;
+      }
+      Authorization held = entry.value();
+      if (held != null && (asked.isReport() ? !asked.rejects(held) : asked.renewed)) {
+        return;
+      }
+    }
+    drop(entry);
   }
 
   /** Takes a value that the broker sent by itself, unless nobody uses the entry any more. */
@@ -107,32 +121,38 @@ final class Cache {
     }
     synchronized (this) {
       if (!entry.isDropped()) {
-        entry.renew(next, now);
+        asking.stream()
+            .filter(asked -> asked.key.equals(entry.key))
+            .forEach(asked -> asked.renewed = true);
+        entry.replace(next);
       }
     }
   }
 
-  void withdraw(Entry entry, long now, boolean rejected) {
+  /**
+   * Lets go of a value at once, and of answers that may have been given before.
+   *
+   * @param rejected whether that is because it was reported to be rejected: to that report, which
+   *     is answered with something better, it does nothing
+   */
+  void withdraw(Entry entry, boolean rejected) {
     synchronized (this) {
-      entry.withdraw(now, rejected);
+      overtake(asked -> asked.key.equals(entry.key) && !(rejected && asked.isReport()));
+      entry.withdraw();
     }
   }
 
-  /** Drops what a question or a report was refused, unless the broker sent another value since. */
-  void refuse(Key key, Asked asked) {
-    Entry entry;
+  /** Drops all of a thread, as a withdrawal does: also answers that are on their way. */
+  void endThread(String identity, String thread) {
+    Predicate<Key> ended = key -> key.identity().equals(identity) && key.thread().equals(thread);
     synchronized (this) {
-      entry = entries.get(key);
-      if (entry == null) {
-        return;
-      }
-      Authorization held = entry.value();
-      boolean other = held != null && !held.revision().equals(asked.rejected());
-      if (asked.rejected() == null ? entry.wasRenewed(asked.begun()) : other) {
-        return;
-      }
+      overtake(asked -> ended.test(asked.key));
     }
-    drop(entry);
+    dropAll(entry -> ended.test(entry.key));
+  }
+
+  private void overtake(Predicate<Asked> which) {
+    asking.stream().filter(which).forEach(asked -> asked.overtaken = true);
   }
 
   void drop(Entry entry) {
@@ -140,14 +160,18 @@ final class Cache {
       if (!entries.remove(entry.key, entry)) {
         return;
       }
-      forget(entry);
+      entry.drop();
     }
-    entry.connections.forEach(BrokerConnection::change);
-    listener.dropped(entry);
+    tellDropped(entry);
   }
 
-  void dropAll(Predicate<Entry> which) {
+  private void dropAll(Predicate<Entry> which) {
     entries.values().stream().filter(which).toList().forEach(this::drop);
+  }
+
+  private void tellDropped(Entry entry) {
+    entry.connections.forEach(BrokerConnection::change);
+    listener.dropped(entry);
   }
 
   /** Lets go of what has ended, and of entries that nobody uses and whose next value is due. */
@@ -182,17 +206,8 @@ final class Cache {
       all.forEach(Entry::drop);
     }
     for (Entry entry : all) {
-      entry.connections.forEach(each -> each.fail(BrokerClient.closed()));
+      entry.connections.forEach(each -> each.fail(Calls.closed()));
     }
-  }
-
-  /** Ends an entry; what was withdrawn of it counts on for answers that are on their way. */
-  private void forget(Entry entry) {
-    Long withdrawn = entry.withdrawn();
-    if (withdrawn != null && (withdrawnBefore == null || withdrawn - withdrawnBefore > 0)) {
-      withdrawnBefore = withdrawn;
-    }
-    entry.drop();
   }
 
   /** Drops the least recently used entries, until one more fits. */
@@ -207,7 +222,7 @@ final class Cache {
                       .thenComparingLong(Entry::used))
               .orElseThrow();
       entries.remove(oldest.key);
-      forget(oldest);
+      oldest.drop();
       evicted.add(oldest);
     }
     return evicted;

@@ -33,11 +33,12 @@ final class Entry {
       new Backoff(0.2, 2, 10, () -> ThreadLocalRandom.current().nextDouble());
   private volatile Authorization value;
   private volatile long used;
+
+  /** Where the values may be sent, as the broker said; of the backend to which the tag belongs. */
   private volatile List<URI> origins = List.of();
+
+  private String tag = "";
   private volatile boolean dropped;
-  private Long withdrawn;
-  private Long withdrawnOtherwise;
-  private Long renewed;
   private boolean refreshing;
   private volatile long notBefore;
 
@@ -84,39 +85,10 @@ final class Entry {
     return connections.isEmpty() && now - used >= idle;
   }
 
-  /**
-   * Whether anything was withdrawn since {@code begun}, held or not: the broker may have given an
-   * answer before that.
-   *
-   * @param rejected whether the question was the report of a rejection, which withdraws by itself
-   */
-  boolean wasWithdrawn(long begun, boolean rejected) {
-    return isSince(rejected ? withdrawnOtherwise : withdrawn, begun);
-  }
-
-  /**
-   * Whether the broker sent a value by itself since {@code begun}, which is newer than an answer.
-   */
-  boolean wasRenewed(long begun) {
-    return isSince(renewed, begun) && value != null;
-  }
-
-  private static boolean isSince(Long time, long begun) {
-    return time != null && time - begun > 0;
-  }
-
-  /** Returns when anything was last withdrawn; null if nothing ever was. */
-  Long withdrawn() {
-    return withdrawn;
-  }
-
-  void renew(Authorization next, long now) {
-    renewed = now;
-    replace(next);
-  }
-
+  /** Takes another value in the place of what is held. */
   void replace(Authorization next) {
-    if (value != null && !value.connectionTag().equals(next.connectionTag())) {
+    if (!next.connectionTag().equals(tag)) {
+      tag = next.connectionTag();
       origins = List.of();
     }
     value = next;
@@ -124,6 +96,7 @@ final class Entry {
     connections.forEach(each -> each.tagIs(next.connectionTag()));
   }
 
+  /** Remembers an origin that the broker was asked about, if it was. */
   void allow(URI origin) {
     if (origin != null && !origins.contains(origin)) {
       List<URI> all = new ArrayList<>(origins);
@@ -135,16 +108,8 @@ final class Entry {
     }
   }
 
-  /**
-   * Lets go of what must not be used any longer.
-   *
-   * @param rejected whether that is because it was reported to be rejected
-   */
-  void withdraw(long now, boolean rejected) {
-    withdrawn = now;
-    if (!rejected) {
-      withdrawnOtherwise = now;
-    }
+  /** Lets go of what must not be used any longer. */
+  void withdraw() {
     value = null;
     origins = List.of();
     connections.forEach(BrokerConnection::change);

@@ -42,7 +42,7 @@ final class Flights {
    * Waits for the call of a key, which is begun unless one is under way.
    *
    * @param deadline until when, on the monotonic clock
-   * @param start begins the call, which has so many nanoseconds
+   * @param start begins the call, which has until then, on the monotonic clock
    * @return the caller's alone, and complete at its deadline; cancelling it gives up. What hangs on
    *     it holds others up, so that users get {@link #own} one
    */
@@ -82,7 +82,7 @@ final class Flights {
     boolean first;
     synchronized (this) {
       if (closed) {
-        waiter.answer.completeExceptionally(BrokerClient.closed());
+        waiter.answer.completeExceptionally(Calls.closed());
         return;
       }
       flight = flights.get(key);
@@ -107,7 +107,7 @@ final class Flights {
       closed = true;
       all = List.copyOf(flights.values());
     }
-    all.forEach(flight -> flight.land(null, BrokerClient.closed()));
+    all.forEach(flight -> flight.land(null, Calls.closed()));
   }
 
   private final class Flight implements FutureCallback<Authorization> {
@@ -127,7 +127,7 @@ final class Flights {
     void begin() {
       ListenableFuture<Authorization> begun;
       try {
-        begun = start.apply(deadline - System.nanoTime());
+        begun = start.apply(deadline);
       } catch (RuntimeException | Error e) {
         land(null, e);
         return;

@@ -31,7 +31,6 @@ final class Watch {
   private final BrokerChannel channel;
   private final Cache cache;
   private final Presence presence;
-  private final Runnable away;
   private final long silence;
   private final Backoff backoff =
       new Backoff(0.2, 2, 10, () -> ThreadLocalRandom.current().nextDouble());
@@ -44,14 +43,12 @@ final class Watch {
 
   /**
    * @param silence nanoseconds without any message after which a stream is dead
-   * @param away called when a stream was silent, or failed and the broker did not say why
    */
-  Watch(BrokerChannel channel, Cache cache, Presence presence, long silence, Runnable away) {
+  Watch(BrokerChannel channel, Cache cache, Presence presence, long silence) {
     this.channel = channel;
     this.cache = cache;
     this.presence = presence;
     this.silence = silence;
-    this.away = away;
   }
 
   /**
@@ -242,12 +239,12 @@ final class Watch {
             cache.renew(entry, Authorization.of(entry.key, message.getAuthorization(), now), now);
           }
         }
-        case WITHDRAWAL -> cache.withdraw(entry, now, isOfARejection(message.getWithdrawal()));
+        case WITHDRAWAL -> cache.withdraw(entry, isOfARejection(message.getWithdrawal()));
         case ERROR -> {
           BrokerException error = BrokerException.of(message.getError().getStatus());
           presence.failed(error);
           if (error.refusesWhatIsHeld()) {
-            cache.withdraw(entry, now, false);
+            cache.withdraw(entry, false);
           }
         }
         default -> {
@@ -291,7 +288,7 @@ final class Watch {
         return;
       }
       if (failure != null && failure.reasonText().isEmpty()) {
-        away.run();
+        presence.away();
       }
     }
 

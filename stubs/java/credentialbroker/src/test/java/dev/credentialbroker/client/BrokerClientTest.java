@@ -9,6 +9,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import dev.credentialbroker.v1.TaskKind;
 import io.grpc.Context;
+import java.net.URI;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Map;
@@ -118,6 +119,18 @@ class BrokerClientTest {
   }
 
   @Test
+  void hasNoMoreTimeForATaskThanTheGrpcDeadlineOfWhoAsks() throws Exception {
+    ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor();
+    Context.CancellableContext late =
+        Context.current().withDeadlineAfter(-1, TimeUnit.MILLISECONDS, timer);
+    BrokerException failed =
+        assertThrows(BrokerException.class, () -> late.call(() -> client.registerTask("t")));
+    assertEquals(io.grpc.Status.Code.DEADLINE_EXCEEDED, failed.code());
+    late.cancel(null);
+    timer.shutdownNow();
+  }
+
+  @Test
   void failsWhoWaitsWhenItIsClosed() throws Exception {
     broker.gate = new CountDownLatch(1);
     CompletableFuture<Authorization> waiting = client.authorizationAsync(REQUEST);
@@ -185,6 +198,61 @@ class BrokerClientTest {
   }
 
   @Test
+  void asksForAConnectionToWhatHasEnded() throws Exception {
+    broker.lasts = Duration.ofMillis(400);
+    try (BrokerConnection connection = client.connection("inference", "t")) {
+      broker.failure = io.grpc.Status.INTERNAL;
+      while (client.state().held() > 0) {
+        TimeUnit.MILLISECONDS.sleep(10);
+      }
+      broker.tag = "another";
+      broker.failure = null;
+      connection.whenChanged().get(10, TimeUnit.SECONDS);
+    }
+  }
+
+  @Test
+  void asksForAConnectionWithAllThatIsSaid() {
+    URI target = URI.create("https://api.example/path");
+    AuthorizationRequest request =
+        REQUEST.withIdentity("agents").withTargetUrl(target).withMinValidity(Duration.ofSeconds(9));
+    try (BrokerConnection connection = client.connection(request)) {
+      assertFalse(connection.changed());
+    }
+    assertEquals("agents", broker.asked.get(0).getIdentity());
+    assertEquals(target.toString(), broker.asked.get(0).getTargetUrl());
+    assertEquals(9, broker.asked.get(0).getMinValidity().getSeconds());
+  }
+
+  @Test
+  void holdsNothingOfATaskThatEnded() {
+    client.authorization("inference", "t");
+    client.endTask("t");
+    assertEquals(0, client.state().held());
+    client.authorization("inference", "t");
+    assertEquals(2, broker.asked.size());
+  }
+
+  @Test
+  void holdsOnToATaskThatCouldNotBeEnded() {
+    Authorization held = client.authorization("inference", "t");
+    broker.refusal = io.grpc.Status.INTERNAL;
+    assertThrows(BrokerException.class, () -> client.endTask("t"));
+    assertSame(held, client.authorization("inference", "t"));
+  }
+
+  @Test
+  void takesTheClientsOwnIdentityForTasksOfNone() {
+    try (BrokerClient agents =
+        BrokerClient.builder().address(broker.address).watch(false).identity("agents").build()) {
+      agents.registerTask("t", "");
+      agents.endTask("t", "");
+    }
+    assertEquals("agents", broker.registered.get(0).getIdentity());
+    assertEquals("agents", broker.ended.get(0).getIdentity());
+  }
+
+  @Test
   void registersWorkInTheBackgroundWithoutAThread() {
     client.registerTask("");
     client.registerTask("t");
@@ -200,6 +268,10 @@ class BrokerClientTest {
         .certificateFile(Path.of(""))
         .privateKeyFile(Path.of(""))
         .serverName("")
+        .caFile(null)
+        .certificateFile(null)
+        .privateKeyFile(null)
+        .serverName(null)
         .build()
         .close();
   }
@@ -207,10 +279,10 @@ class BrokerClientTest {
   @Test
   void cutsWhatTheBackendSaidBetweenCharacters() {
     String smile = new String(Character.toChars(0x1F600));
-    assertEquals("x".repeat(256), BrokerClient.cut("x".repeat(300)));
-    assertEquals("x".repeat(254), BrokerClient.cut("x".repeat(254) + smile + "y"));
-    assertEquals("x".repeat(252) + smile, BrokerClient.cut("x".repeat(252) + smile + "y"));
-    assertEquals("\u20ac".repeat(85), BrokerClient.cut("\u20ac".repeat(86)));
+    assertEquals("x".repeat(256), Questions.cut("x".repeat(300)));
+    assertEquals("x".repeat(254), Questions.cut("x".repeat(254) + smile + "y"));
+    assertEquals("x".repeat(252) + smile, Questions.cut("x".repeat(252) + smile + "y"));
+    assertEquals("\u20ac".repeat(85), Questions.cut("\u20ac".repeat(86)));
     client.reportRejected(client.authorization("inference", "t"), "\u00e9".repeat(200));
     assertEquals("\u00e9".repeat(128), broker.reported.get(0).getDetail());
   }

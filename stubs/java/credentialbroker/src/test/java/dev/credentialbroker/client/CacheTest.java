@@ -45,16 +45,21 @@ class CacheTest {
 
   private Authorization keep(String thread, long now) {
     Authorization answer = answer(thread, "s", now);
-    cache.keep(answer, question(now), now);
+    cache.keep(ask(thread), answer, now);
     return answer;
   }
 
-  private static Cache.Asked question(long begun) {
-    return new Cache.Asked(begun, 0, null, null);
+  private Asked ask(Asked asked) {
+    cache.asking(asked);
+    return asked;
   }
 
-  private static Cache.Asked report(long begun, String secret) {
-    return new Cache.Asked(begun, 0, null, FakeBroker.revision(secret));
+  private Asked ask(String thread) {
+    return ask(Asked.question(key(thread), 0, null));
+  }
+
+  private Asked report(String secret) {
+    return ask(Asked.report(key("a"), FakeBroker.revision(secret)));
   }
 
   @Test
@@ -131,13 +136,14 @@ class CacheTest {
   void keepsNoAnswerThatWasWithdrawnWhileItWasOnItsWay() {
     keep("a", 0);
     Entry entry = cache.get(key("a"));
-    cache.withdraw(entry, 5 * SECOND, false);
+    List<Asked> before = List.of(ask("a"), ask("a"));
+    cache.withdraw(entry, false);
+    Asked after = ask("a");
     assertNull(entry.value());
-    for (String secret : List.of("s", "other")) {
-      assertNull(cache.keep(answer("a", secret, 6 * SECOND), question(4 * SECOND), 6 * SECOND));
-      assertNull(entry.value());
-    }
-    assertNotNull(cache.keep(answer("a", "s", 7 * SECOND), question(6 * SECOND), 7 * SECOND));
+    assertNull(cache.keep(before.get(0), answer("a", "s", 0), 0));
+    assertNull(cache.keep(before.get(1), answer("a", "other", 0), 0));
+    assertNull(entry.value());
+    assertNotNull(cache.keep(after, answer("a", "s", 0), 0));
     assertNotNull(entry.value());
   }
 
@@ -145,56 +151,106 @@ class CacheTest {
   void notesAWithdrawalAlsoWhereNothingIsHeld() {
     keep("a", 0);
     cache.sweep(60 * SECOND);
-    cache.withdraw(cache.get(key("a")), 65 * SECOND, false);
-    assertNull(cache.keep(answer("a", "s", 66 * SECOND), question(64 * SECOND), 66 * SECOND));
+    Asked asked = ask("a");
+    cache.withdraw(cache.get(key("a")), false);
+    assertNull(cache.keep(asked, answer("a", "s", 66 * SECOND), 66 * SECOND));
   }
 
   @Test
   void keepsNoAnswerThatWasWithdrawnWithAnEntryThatIsGone() {
     keep("a", 0);
     Entry entry = cache.get(key("a"));
-    cache.withdraw(entry, 5 * SECOND, false);
+    Asked before = ask("a");
+    cache.withdraw(entry, false);
     cache.drop(entry);
-    assertNull(cache.keep(answer("a", "s", 6 * SECOND), question(4 * SECOND), 6 * SECOND));
-    assertNull(cache.get(key("a")));
-    assertNotNull(cache.keep(answer("a", "s", 6 * SECOND), question(5 * SECOND), 6 * SECOND));
+    keep("a", 0);
+    assertNull(cache.keep(before, answer("a", "s", 0), 0));
+    assertNotNull(cache.get(key("a")).value());
   }
 
   @Test
   void keepsTheAnswerToAReportThoughTheRejectionWithdrewAndNothingElse() {
     keep("a", 0);
     Entry entry = cache.get(key("a"));
-    cache.withdraw(entry, 5 * SECOND, true);
-    assertNull(cache.keep(answer("a", "b", 6 * SECOND), question(4 * SECOND), 6 * SECOND));
-    assertNotNull(cache.keep(answer("a", "b", 6 * SECOND), report(4 * SECOND, "s"), 6 * SECOND));
-    cache.withdraw(entry, 8 * SECOND, false);
-    assertNull(cache.keep(answer("a", "c", 9 * SECOND), report(7 * SECOND, "b"), 9 * SECOND));
+    Asked question = ask("a");
+    Asked first = report("s");
+    cache.withdraw(entry, true);
+    assertNull(cache.keep(question, answer("a", "b", 0), 0));
+    assertNotNull(cache.keep(first, answer("a", "b", 0), 0));
+    Asked second = report("b");
+    cache.withdraw(entry, false);
+    assertNull(cache.keep(second, answer("a", "c", 0), 0));
+  }
+
+  @Test
+  void endsAThreadOfOneIdentityInEveryScope() {
+    keep("a", 0);
+    keep("b", 0);
+    Entry ended = cache.get(key("a"));
+    Key otherScope = new Key("", "control_plane", "a");
+    Asked inOtherScope = ask(Asked.question(otherScope, 0, null));
+    Asked ofAnother = ask(Asked.question(new Key("another", "inference", "a"), 0, null));
+    Asked report = report("s");
+    cache.endThread("", "a");
+    assertTrue(ended.isDropped());
+    assertNotNull(cache.get(key("b")));
+    assertEquals(List.of("+a", "+b", "-a"), heard);
+    assertNull(cache.keep(inOtherScope, answer("a", "s", 0), 0));
+    assertNull(cache.keep(report, answer("a", "better", 0), 0));
+    assertNull(cache.get(otherScope));
+    assertNotNull(cache.keep(ofAnother, answer("a", "s", 0), 0));
   }
 
   @Test
   void givesWhatTheBrokerSentMeanwhileIfThatSuffices() {
     keep("a", 0);
     Entry entry = cache.get(key("a"));
+    Asked any = ask("a");
+    Asked longer = ask(Asked.question(entry.key, 59 * SECOND, null));
+    Asked report = report("sent");
     Authorization sent = answer("a", "sent", 5 * SECOND);
     cache.renew(entry, sent, 5 * SECOND);
     Authorization late = answer("a", "late", 6 * SECOND);
-    assertSame(sent, cache.keep(late, question(4 * SECOND), 6 * SECOND));
-    assertNull(cache.keep(late, new Cache.Asked(4 * SECOND, 59 * SECOND, null, null), 6 * SECOND));
+    assertSame(sent, cache.keep(any, late, 6 * SECOND));
+    assertNull(cache.keep(longer, late, 6 * SECOND));
     assertSame(sent, entry.value());
-    assertSame(late, cache.keep(late, report(4 * SECOND, "sent"), 6 * SECOND));
+    assertSame(late, cache.keep(report, late, 6 * SECOND));
   }
 
   @Test
   void dropsWhatIsRefusedUnlessItWasReplaced() {
     keep("a", 0);
     Entry entry = cache.get(key("a"));
-    cache.refuse(entry.key, report(0, "other"));
+    cache.refuse(report("other"));
     assertFalse(entry.isDropped());
+    Asked question = ask("a");
+    Asked report = report("sent");
     cache.renew(entry, answer("a", "sent", 5 * SECOND), 5 * SECOND);
-    cache.refuse(entry.key, question(4 * SECOND));
+    cache.refuse(question);
     assertFalse(entry.isDropped());
-    cache.refuse(entry.key, report(4 * SECOND, "sent"));
+    cache.refuse(report);
     assertTrue(entry.isDropped());
+  }
+
+  @Test
+  void forgetsOriginsWithAWithdrawalAndWithTheBackend() {
+    keep("a", 0);
+    Entry entry = cache.get(key("a"));
+    entry.allow(ORIGIN);
+    cache.renew(entry, answer("a", "next", 0), 0);
+    assertNotNull(entry.use(0, 0, ORIGIN));
+    cache.withdraw(entry, false);
+    cache.renew(entry, answer("a", "next", 0), 0);
+    assertNull(entry.use(0, 0, ORIGIN));
+    entry.allow(ORIGIN);
+    entry.expire(60 * SECOND);
+    cache.renew(entry, ofAnotherBackend("a"), 0);
+    assertNull(entry.use(0, 0, ORIGIN));
+  }
+
+  private static Authorization ofAnotherBackend(String thread) {
+    return Authorization.of(
+        key(thread), FakeBroker.answer("s").toBuilder().setConnectionTag("another").build(), 0);
   }
 
   @Test

@@ -4,6 +4,8 @@ import com.google.protobuf.Timestamp;
 import dev.credentialbroker.v1.Authorization;
 import dev.credentialbroker.v1.CredentialBrokerGrpc;
 import dev.credentialbroker.v1.CredentialKind;
+import dev.credentialbroker.v1.EndTaskRequest;
+import dev.credentialbroker.v1.EndTaskResponse;
 import dev.credentialbroker.v1.GetAuthorizationRequest;
 import dev.credentialbroker.v1.GetAuthorizationResponse;
 import dev.credentialbroker.v1.Header;
@@ -34,14 +36,23 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
   /** The tasks that were registered. */
   public final List<RegisterTaskRequest> registered = new CopyOnWriteArrayList<>();
 
+  /** The tasks that were ended, or were to be. */
+  public final List<EndTaskRequest> ended = new CopyOnWriteArrayList<>();
+
   /** Where it is. */
   public final String address;
 
-  /** What reports fail with; null for an answer. */
+  /** What calls for an authorization fail with; null for an answer. */
+  public volatile Status failure;
+
+  /** What reports and ends of tasks fail with; null for an answer. */
   public volatile Status refusal;
 
   /** How long answers last from now on; the next is due after half of it. */
   public volatile Duration lasts = Duration.ofSeconds(60);
+
+  /** The name of the header that holds the secret, from now on. */
+  public volatile String header = "authorization";
 
   /** The connection tag of answers from now on. */
   public volatile String tag = "tag";
@@ -75,10 +86,15 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     }
+    if (failure != null) {
+      answers.onError(failure.asRuntimeException());
+      return;
+    }
     answers.onNext(
         GetAuthorizationResponse.newBuilder()
             .setAuthorization(
                 answer("secret-" + asked.size()).toBuilder()
+                    .setHeaders(0, header("secret-" + asked.size()))
                     .setConnectionTag(tag)
                     .setRefreshTime(in(lasts.dividedBy(2)))
                     .setExpireTime(in(lasts)))
@@ -109,6 +125,17 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
     answers.onCompleted();
   }
 
+  @Override
+  public void endTask(EndTaskRequest request, StreamObserver<EndTaskResponse> answers) {
+    ended.add(request);
+    if (refusal != null) {
+      answers.onError(refusal.asRuntimeException());
+      return;
+    }
+    answers.onNext(EndTaskResponse.getDefaultInstance());
+    answers.onCompleted();
+  }
+
   /** Makes an answer that lasts a minute by a clock that is half a century wrong. */
   static Authorization answer(String secret) {
     return Authorization.newBuilder()
@@ -121,6 +148,10 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
         .setRefreshTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(130))
         .setExpireTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(160))
         .build();
+  }
+
+  private Header header(String secret) {
+    return Header.newBuilder().setName(header).setValue(secret).build();
   }
 
   private static Timestamp in(Duration time) {
