@@ -14,9 +14,9 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
 use crate::authorization::Authorization;
-use crate::cache::lock;
 use crate::error::Error;
 use crate::lifetime::after;
+use crate::locks::lock;
 
 type Outcome = Result<Authorization, Error>;
 type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -31,11 +31,13 @@ struct Flight {
     deadline: Instant,
 }
 
-impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
-    pub(crate) fn new() -> Self {
+impl<K> Default for Flights<K> {
+    fn default() -> Self {
         Self(Arc::default())
     }
+}
 
+impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
     /// Waits for the call of this key until `until`; `begin` makes it where there is none, with a deadline that is `long`
     /// from now where that is later: others may wait longer than whoever was first. Before that `held` is looked at, for
     /// the call may have ended since the caller did.
@@ -123,6 +125,7 @@ fn is_deadline(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::KeyRef;
     use futures_util::future::join_all;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::time::{advance, sleep, timeout};
@@ -140,7 +143,7 @@ mod tests {
 
     impl Calls {
         fn taking(takes: Duration) -> Self {
-            Self { flights: Flights::new(), begun: Arc::default(), ended: Arc::default(), takes }
+            Self { flights: Flights::default(), begun: Arc::default(), ended: Arc::default(), takes }
         }
 
         /// Waits for the call of a key; returns its number, or `None` when the time was over.
@@ -174,6 +177,23 @@ mod tests {
         assert_eq!(outcomes, vec![Some("0".to_owned()); 50]);
         assert_eq!(calls.wait("a", 5).await, Some("1".to_owned()));
         assert!(lock(&calls.flights.0).is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_looked_before_an_answer_was_kept_and_came_after_it_begins_no_call() {
+        let flights = Flights::default();
+        let memory: Mutex<Option<Authorization>> = Mutex::default();
+        let look = || lock(&memory).clone();
+        let ask = |until| flights.join("a", until, SECOND, look, |_| async { panic!("there is no need to ask") });
+        assert!(look().is_none());
+        let key = Arc::new(KeyRef { identity: "", scope: "", thread: "" }.to_key());
+        let answer = Authorization::new(key, crate::v1::Authorization::default(), Instant::now()).unwrap();
+        let keep = |_| {
+            *lock(&memory) = Some(answer.clone());
+            std::future::ready(Ok(answer.clone()))
+        };
+        flights.join("a", Instant::now() + SECOND, SECOND, look, keep).await.unwrap().unwrap();
+        assert!(ask(Instant::now() + SECOND).await.unwrap().is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,9 +8,9 @@ use http::Uri;
 use tonic::{Request, Status};
 
 use crate::authorization::{self, OwnedRequest};
-use crate::cache::lock;
 use crate::client::Client;
 use crate::error::{ArgumentError, BrokerError};
+use crate::locks::lock;
 
 /// Attaches the headers of an authorization to every gRPC call, as a [`tonic::service::Interceptor`].
 ///

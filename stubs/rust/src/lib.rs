@@ -12,6 +12,7 @@ mod error;
 mod flights;
 mod interceptor;
 mod lifetime;
+mod locks;
 mod origin;
 mod presence;
 mod tasks;

@@ -28,6 +28,15 @@ impl Origin {
         Some(Self { scheme, host, port })
     }
 
+    /// What a target is remembered as: its origin. What has none is for the broker to refuse.
+    pub(crate) fn text_of(url: &str) -> String {
+        if url.is_empty() {
+            return String::new();
+        }
+        let origin = url.parse().ok().and_then(|url| Self::of(&url));
+        origin.map_or_else(|| url.to_owned(), |origin| origin.to_string())
+    }
+
     /// Parses the origin that an adapter is made for, for example `https://backend.example.com`.
     #[cfg(feature = "tower")]
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -69,6 +78,13 @@ mod tests {
         for text in ["/path", "a.example:443", "ftp://a.example", "https://a.example:99999"] {
             assert_eq!(of(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_target_is_its_origin() {
+        assert_eq!(Origin::text_of("https://A.example/path?query"), "https://a.example:443");
+        assert_eq!(Origin::text_of("no url"), "no url");
+        assert_eq!(Origin::text_of(""), "");
     }
 
     #[cfg(feature = "tower")]

@@ -14,10 +14,11 @@ use tonic::Status;
 
 use crate::authorization::Authorization;
 use crate::backoff::Backoff;
-use crate::cache::{Change, Entry, lock};
+use crate::cache::{Change, Entry};
 use crate::client::Core;
 use crate::error::BrokerError;
 use crate::lifetime::after;
+use crate::locks::lock;
 use crate::v1::watch_authorizations_request::Action;
 use crate::v1::watch_authorizations_response::Event;
 use crate::v1::{Subscribe, Unsubscribe, WatchAuthorizationsRequest, WatchAuthorizationsResponse, WithdrawalReason};

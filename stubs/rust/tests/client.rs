@@ -3,8 +3,10 @@
 mod fake_broker;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use credentialbroker::v1::TaskState;
 use credentialbroker::{Client, Error, Request};
 use fake_broker::{FakeBroker, SECRET, until};
 use tokio::runtime::Handle;
@@ -95,13 +97,14 @@ async fn a_hundred_clients_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_hundred_restarts_of_the_broker_leave_nothing_behind() {
+async fn restarts_of_the_broker_leave_nothing_behind() {
     let mut broker = FakeBroker::start().await;
     let client = broker.client();
     client.authorization(REQUEST).await.unwrap();
     until("the stream is up", || broker.counts.streams() == 1).await;
     let (tasks_before, files_before) = (tasks(), files());
-    for n in 0..100 {
+    // Each takes the wait before the next connection; the conformance suite restarts a broker a hundred times.
+    for n in 0..10 {
         let (address, counts) = (broker.address, Arc::clone(&broker.counts));
         drop(broker);
         broker = FakeBroker::start_at(address, counts).await;
@@ -160,6 +163,59 @@ async fn a_task_of_no_thread_is_background_work() {
         client.register_task(thread, "").await.unwrap();
     }
     assert_eq!(*broker.counts.registered.lock().unwrap(), ["Some(ThreadId(\"t\"))", "Some(Kind(Background))"]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_task_drops_what_is_held_of_its_thread() {
+    let broker = FakeBroker::start().await;
+    let client = broker.builder().watch(false).build().unwrap();
+    let requests = [REQUEST, Request::new("other", "t"), REQUEST.identity("others"), Request::new("inference", "u")];
+    for request in requests {
+        client.authorization(request).await.unwrap();
+    }
+    let held = || requests.map(|request| client.held(request).is_some());
+
+    broker.counts.refuses.store(true, Ordering::SeqCst);
+    assert!(client.end_task("t", "").await.is_err());
+    assert_eq!(held(), [true; 4], "one that fails leaves everything as it is");
+    assert_eq!(client.state().last_error.unwrap().code, tonic::Code::PermissionDenied);
+
+    broker.counts.refuses.store(false, Ordering::SeqCst);
+    let task = client.end_task("t", "").await.unwrap();
+    assert_eq!((task.state(), task.identity.as_str()), (TaskState::Ended, fake_broker::DEFAULT));
+    assert_eq!(held(), [false, false, true, true]);
+    let refused = client.authorization(REQUEST).await.unwrap_err();
+    assert_eq!(refused.broker().unwrap().code, tonic::Code::FailedPrecondition);
+}
+
+/// However often the broker puts a call off, it stays one call: the attempts are four a thread, not four a use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_put_off_is_tried_again_once_for_all_who_wait() {
+    let broker = FakeBroker::start().await;
+    broker.counts.puts_off.store(3, Ordering::SeqCst);
+    let client = broker.client();
+    let uses = (0..50).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move { client.authorization(Request::new("inference", &(n % 5).to_string())).await })
+    });
+    for one in uses.collect::<Vec<_>>() {
+        one.await.unwrap().unwrap();
+    }
+    assert_eq!(broker.counts.asked(), 5 * 4);
+}
+
+#[tokio::test]
+async fn no_more_than_a_stream_holds_is_watched() {
+    let broker = FakeBroker::start().await;
+    let client = broker.builder().cache_size(1_010).build().unwrap();
+    let ask = async |thread: String| drop(client.authorization(Request::new("inference", &thread)).await.unwrap());
+    futures_util::future::join_all((0..1_010).map(|n| ask(n.to_string()))).await;
+    assert_eq!(client.state().held, 1_010);
+    // One more takes the place of the oldest, which the stream is told after all that went before.
+    ask("one more".to_owned()).await;
+    until("one is unsubscribed", || broker.counts.unsubscribed.load(Ordering::SeqCst) == 1).await;
+    until("a thousand are left", || broker.counts.subscribed.load(Ordering::SeqCst) >= 1_001).await;
+    assert_eq!(broker.counts.subscribed.load(Ordering::SeqCst), 1_001);
 }
 
 #[tokio::test]

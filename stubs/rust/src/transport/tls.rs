@@ -1,7 +1,7 @@
 //! TLS to the broker from files that may change while the client runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +12,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::error::ArgumentError;
+use crate::locks::lock;
 
 /// The files are looked at no more often than this.
 const LOOK: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ impl Tls {
     /// Looks whether the files have changed, when the last look is long enough ago. Files that cannot be read or do not
     /// parse leave the settings as they are.
     pub(crate) fn look(&self) {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = lock(&self.loaded);
         if loaded.looked.elapsed() < LOOK {
             return;
         }
@@ -76,7 +77,7 @@ impl Tls {
 
     /// Returns what the next connection uses.
     pub(crate) fn current(&self) -> (TlsConnector, ServerName<'static>) {
-        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = lock(&self.loaded);
         (TlsConnector::from(Arc::clone(&loaded.config)), self.name.clone())
     }
 }

@@ -2,12 +2,14 @@
 
 #![allow(dead_code, unreachable_pub)] // each test program uses a part of it
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use credentialbroker::v1::credential_broker_server::{CredentialBroker, CredentialBrokerServer};
+use credentialbroker::v1::watch_authorizations_request::Action;
 use credentialbroker::v1::*;
 use credentialbroker::{Builder, Client};
 use prost_types::Timestamp;
@@ -17,6 +19,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+
+/// The identity of whoever names none.
+pub const DEFAULT: &str = "agents";
 
 /// What every header's value has in it.
 pub const SECRET: &str = "secret-of";
@@ -29,8 +34,17 @@ pub struct Counts {
     pub streams: AtomicUsize,
     /// It refuses to give an authorization.
     pub refuses: AtomicBool,
+    /// To how many attempts for each thread it is UNAVAILABLE before it answers.
+    pub puts_off: AtomicUsize,
+    /// The attempts that were put off, by thread.
+    pub put_off: Mutex<HashMap<String, usize>>,
+    /// What all streams were told.
+    pub subscribed: AtomicUsize,
+    pub unsubscribed: AtomicUsize,
     /// What tasks were registered for.
     pub registered: Mutex<Vec<String>>,
+    /// The threads whose task was ended.
+    pub ended: Mutex<HashSet<String>>,
 }
 
 impl Counts {
@@ -103,7 +117,7 @@ impl Drop for OneStream {
     }
 }
 
-fn authorization(thread: &str, revision: usize) -> Authorization {
+fn authorization(thread: &str, identity: &str, revision: usize) -> Authorization {
     let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
     let header =
         |name: &str, value: String| Header { name: name.to_owned(), value, sensitive: name == "authorization" };
@@ -118,7 +132,7 @@ fn authorization(thread: &str, revision: usize) -> Authorization {
         refresh_time: at(1_030),
         expire_time: at(1_060),
         revision: format!("r{revision}"),
-        identity: "agents".to_owned(),
+        identity: if identity.is_empty() { DEFAULT } else { identity }.to_owned(),
         connection_tag: "tag".to_owned(),
         ..Authorization::default()
     }
@@ -134,7 +148,19 @@ impl CredentialBroker for Service {
         if self.0.refuses.load(Ordering::SeqCst) {
             return Err(Status::permission_denied("never"));
         }
-        let authorization = Some(authorization(&request.into_inner().thread_id, asked));
+        let request = request.into_inner();
+        if self.0.ended.lock().unwrap().contains(&request.thread_id) {
+            return Err(Status::failed_precondition("ended"));
+        }
+        {
+            let mut put_off = self.0.put_off.lock().unwrap();
+            let attempts = put_off.entry(request.thread_id.clone()).or_default();
+            if *attempts < self.0.puts_off.load(Ordering::SeqCst) {
+                *attempts += 1;
+                return Err(Status::unavailable("later"));
+            }
+        }
+        let authorization = Some(authorization(&request.thread_id, &request.identity, asked));
         Ok(Response::new(GetAuthorizationResponse { authorization }))
     }
 
@@ -143,7 +169,7 @@ impl CredentialBroker for Service {
         request: Request<ReportRejectedRequest>,
     ) -> Result<Response<ReportRejectedResponse>, Status> {
         let reported = self.0.reported.fetch_add(1, Ordering::SeqCst);
-        let authorization = Some(authorization(&request.into_inner().thread_id, 1_000 + reported));
+        let authorization = Some(authorization(&request.into_inner().thread_id, "", 1_000 + reported));
         Ok(Response::new(ReportRejectedResponse { authorization }))
     }
 
@@ -155,8 +181,12 @@ impl CredentialBroker for Service {
     ) -> Result<Response<Self::WatchAuthorizationsStream>, Status> {
         self.0.streams.fetch_add(1, Ordering::SeqCst);
         let counted = OneStream(Arc::clone(&self.0));
-        let silent = request.into_inner().filter_map(move |_| {
-            let _counted = &counted;
+        let silent = request.into_inner().filter_map(move |message| {
+            match message.ok().and_then(|message| message.action) {
+                Some(Action::Subscribe(_)) => counted.0.subscribed.fetch_add(1, Ordering::SeqCst),
+                Some(Action::Unsubscribe(_)) => counted.0.unsubscribed.fetch_add(1, Ordering::SeqCst),
+                None => 0,
+            };
             None
         });
         Ok(Response::new(Box::pin(silent)))
@@ -170,8 +200,15 @@ impl CredentialBroker for Service {
         Ok(Response::new(RegisterTaskResponse::default()))
     }
 
-    async fn end_task(&self, _: Request<EndTaskRequest>) -> Result<Response<EndTaskResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn end_task(&self, request: Request<EndTaskRequest>) -> Result<Response<EndTaskResponse>, Status> {
+        if self.0.refuses.load(Ordering::SeqCst) {
+            return Err(Status::permission_denied("never"));
+        }
+        let EndTaskRequest { thread_id, identity } = request.into_inner();
+        self.0.ended.lock().unwrap().insert(thread_id.clone());
+        let identity = if identity.is_empty() { DEFAULT.to_owned() } else { identity };
+        let task = Some(Task { thread_id, identity, state: TaskState::Ended.into(), ..Task::default() });
+        Ok(Response::new(EndTaskResponse { task }))
     }
 
     async fn explain_authorization(
