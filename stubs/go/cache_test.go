@@ -94,68 +94,144 @@ func TestPushToAnIdleEntry(t *testing.T) {
 	})
 }
 
-func TestAnswerThatWasOvertaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		broker := &fakeBroker{}
-		broker.get = func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
-			if call == 2 {
-				time.Sleep(5 * time.Second)
-			}
-			return answer(fmt.Sprintf("r%d", call), time.Minute), nil
-		}
-		client, end := broker.start(t)
-		defer end()
-		get(t, client, wanted)
-		stream := <-broker.opened
-		subscribe := (<-stream.messages).GetSubscribe()
-		longer := wanted
-		longer.MinValidity = 2 * time.Minute
-		slow := make(chan *Authorization)
-		go func() { slow <- get(t, client, longer) }()
-		time.Sleep(time.Second)
-		stream.withdraw(t, subscribe, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DISABLED)
-		if got := <-slow; got.Revision != "r3" {
-			t.Errorf("%s, which was made before the withdrawal, was given", got.Revision)
-		}
-		if got := get(t, client, wanted); got.Revision != "r3" {
-			t.Errorf("%s, which was made before the withdrawal, was kept", got.Revision)
-		}
-	})
+func TestWhatIsGivenForAnAnswerThatWasOvertaken(t *testing.T) {
+	longer, there := wanted, wanted
+	longer.MinValidity = 2 * time.Minute
+	there.TargetURL = "https://backend.example"
+	withdrawal := func(t *testing.T, stream *fakeStream, to *pb.Subscribe) {
+		stream.withdraw(t, to, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DISABLED)
+	}
+	value := func(lasts time.Duration) func(*testing.T, *fakeStream, *pb.Subscribe) {
+		return func(t *testing.T, stream *fakeStream, to *pb.Subscribe) { stream.value(t, to, answer("pushed", lasts)) }
+	}
+	for name, test := range map[string]struct {
+		asked       Request
+		by          []func(*testing.T, *fakeStream, *pb.Subscribe)
+		given, kept string
+	}{
+		"by a withdrawal":                          {longer, []func(*testing.T, *fakeStream, *pb.Subscribe){withdrawal}, "r3", "r3"},
+		"by a value":                               {longer, []func(*testing.T, *fakeStream, *pb.Subscribe){value(time.Hour)}, "pushed", "pushed"},
+		"by a value that is not enough":            {longer, []func(*testing.T, *fakeStream, *pb.Subscribe){value(time.Minute)}, "r2", "pushed"},
+		"by a withdrawal and a value":              {longer, []func(*testing.T, *fakeStream, *pb.Subscribe){withdrawal, value(time.Hour)}, "pushed", "pushed"},
+		"by a withdrawal and one that is not":      {longer, []func(*testing.T, *fakeStream, *pb.Subscribe){withdrawal, value(time.Minute)}, "r3", "r3"},
+		"by a value, asking for an origin as well": {there, []func(*testing.T, *fakeStream, *pb.Subscribe){value(time.Minute)}, "pushed", "pushed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{get: func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+					if call == 2 {
+						time.Sleep(5 * time.Second)
+					}
+					return answer(fmt.Sprintf("r%d", call), time.Minute), nil
+				}}
+				client, end := broker.start(t)
+				defer end()
+				get(t, client, wanted)
+				stream := <-broker.opened
+				subscribe := (<-stream.messages).GetSubscribe()
+				time.AfterFunc(time.Second, func() {
+					for _, change := range test.by {
+						change(t, stream, subscribe)
+					}
+				})
+				if got := get(t, client, test.asked); got.Revision != test.given {
+					t.Errorf("%s is given", got.Revision)
+				}
+				if got := get(t, client, wanted); got.Revision != test.kept {
+					t.Errorf("%s is kept", got.Revision)
+				}
+			})
+		})
+	}
 }
 
 func TestAnswerThatOutlivedItsEntry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		broker := &fakeBroker{}
-		broker.get = func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
-			switch call {
-			case 2:
-				time.Sleep(5 * time.Second)
-			case 3:
-				return nil, status.Error(codes.PermissionDenied, "no")
-			}
-			return answer(fmt.Sprintf("r%d", call), time.Minute), nil
-		}
-		client, end := broker.start(t)
-		defer end()
-		get(t, client, wanted)
-		stream := <-broker.opened
-		subscribe := (<-stream.messages).GetSubscribe()
-		longer := wanted
-		longer.MinValidity = 2 * time.Minute
-		slow := make(chan *Authorization)
-		go func() { slow <- get(t, client, longer) }()
-		time.Sleep(time.Second)
-		stream.withdraw(t, subscribe, pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DISABLED)
-		if _, err := client.Authorization(t.Context(), wanted); err == nil || client.cache.find(client.keyOf(wanted)) != nil {
-			t.Fatalf("the entry is not gone: %v", err)
-		}
-		if got := <-slow; got.Revision != "r4" {
-			t.Errorf("%s, which was made before the withdrawal, was given", got.Revision)
-		}
-		if got := get(t, client, wanted); got.Revision != "r4" {
-			t.Errorf("%s, which was made before the withdrawal, was kept", got.Revision)
-		}
-	})
+	withdrawal := pb.WithdrawalReason_WITHDRAWAL_REASON_IDENTITY_DISABLED
+	for name, test := range map[string]struct {
+		withdrawn bool // before it was refused
+		anew      bool // there is another entry by then
+		given     string
+	}{
+		"refused":                        {false, false, "r4"},
+		"withdrawn and refused":          {true, false, "r4"},
+		"refused, and then answered":     {false, true, "r5"},
+		"and after a withdrawal as well": {true, true, "r5"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{get: func(call int, _ *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+					switch call {
+					case 2:
+						time.Sleep(5 * time.Second)
+					case 3:
+						return nil, status.Error(codes.PermissionDenied, "no")
+					}
+					return answer(fmt.Sprintf("r%d", call), time.Minute), nil
+				}}
+				client, end := broker.start(t)
+				defer end()
+				get(t, client, wanted)
+				stream := <-broker.opened
+				subscribe := (<-stream.messages).GetSubscribe()
+				time.Sleep(44 * time.Second) // half-way between due and end is a second away
+				longer := wanted
+				longer.MinValidity = 2 * time.Minute
+				slow := make(chan *Authorization)
+				go func() { slow <- get(t, client, longer) }()
+				time.Sleep(2 * time.Second)
+				if test.withdrawn {
+					stream.withdraw(t, subscribe, withdrawal)
+				}
+				_, _ = client.Authorization(t.Context(), wanted)
+				synctest.Wait()
+				if client.cache.find(client.keyOf(wanted)) != nil {
+					t.Fatal("the entry is not gone")
+				}
+				if test.anew {
+					get(t, client, wanted)
+				}
+				if got := <-slow; got.Revision != test.given {
+					t.Errorf("%s, which was made before, was given", got.Revision)
+				}
+				if got := get(t, client, wanted); got.Revision != test.given {
+					t.Errorf("%s, which was made before, was kept", got.Revision)
+				}
+			})
+		})
+	}
+}
+
+func TestRefusalsThatLeaveWhatIsHeld(t *testing.T) {
+	for name, asked := range map[string]Request{
+		"of a refresh, once the stream brought something newer": wanted,
+		"of an origin": {Scope: wanted.Scope, Thread: wanted.Thread, TargetURL: "https://another.example"},
+		"of a length":  {Scope: wanted.Scope, Thread: wanted.Thread, MinValidity: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				client, end := broker.start(t)
+				defer end()
+				get(t, client, wanted)
+				stream := <-broker.opened
+				subscribe := (<-stream.messages).GetSubscribe()
+				broker.get = func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+					time.Sleep(2 * time.Second)
+					return nil, status.Error(codes.PermissionDenied, "no")
+				}
+				time.Sleep(46 * time.Second) // after which a use begins a refresh
+				_, _ = client.Authorization(t.Context(), asked)
+				if asked == wanted {
+					time.Sleep(time.Second)
+					stream.value(t, subscribe, answer("pushed", time.Minute))
+				}
+				time.Sleep(2 * time.Second)
+				if client.cache.find(client.keyOf(wanted)) == nil {
+					t.Error("what was held is gone")
+				}
+			})
+		})
+	}
 }
 
 func TestAnswersThatAreOvertakenAgainAndAgain(t *testing.T) {

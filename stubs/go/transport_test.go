@@ -332,3 +332,19 @@ func TestPerRPCCredentials(t *testing.T) {
 		t.Error("the thread of the context was not asked for")
 	}
 }
+
+func TestPerRPCCredentialsWithoutHeaders(t *testing.T) {
+	for from, want := range map[codes.Code]codes.Code{
+		codes.Unauthenticated: codes.Unavailable, codes.ResourceExhausted: codes.Unavailable, codes.Internal: codes.Unavailable,
+		codes.PermissionDenied: codes.PermissionDenied, codes.FailedPrecondition: codes.FailedPrecondition,
+	} {
+		client, end := (&fakeBroker{get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+			return nil, status.Error(from, "no")
+		}}).start(t)
+		metadata, err := client.PerRPCCredentials(wanted).GetRequestMetadata(t.Context())
+		if got := status.Code(err); got != want || metadata != nil {
+			t.Errorf("%v fails the call with %v", from, got)
+		}
+		end()
+	}
+}

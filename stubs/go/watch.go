@@ -43,10 +43,12 @@ type stream struct {
 	call          pb.CredentialBroker_WatchAuthorizationsClient
 	began         time.Duration
 	cancel        context.CancelCauseFunc
-	closing       chan time.Duration // holds the wait that the broker asked for, once it said that it will end the stream
-	ended         chan struct{}      // closed after err was set
-	err           error              // nil: ended with OK
-	subscriptions subscriptions      // guarded by watcher.mu
+	once          sync.Once     // sets asked
+	closing       chan struct{} // closed after asked was set
+	asked         time.Duration // the wait that the broker asked for before the next stream
+	ended         chan struct{} // closed after err was set
+	err           error         // nil: ended with OK
+	subscriptions subscriptions // guarded by watcher.mu
 }
 
 // run keeps one stream open until ctx ends. There is a wait before each but the first.
@@ -54,23 +56,22 @@ func (w *watcher) run(ctx context.Context) {
 	defer w.work.Wait()
 	retry := backoff{first: retryFirst, most: retryMost}
 	for {
-		var asked time.Duration
 		s := w.open(ctx)
 		select {
-		case asked = <-s.closing:
+		case <-s.closing:
 			// The old stream lives on, and ends by itself; should it not, it is ended here.
 			time.AfterFunc(w.silence, func() { s.cancel(errSilent) })
 		case <-s.ended:
 			if s.err != nil && ctx.Err() == nil {
 				err := errorOf(s.err)
-				asked = err.RetryDelay
+				s.asked = max(s.asked, err.RetryDelay)
 				w.presence.failed(err)
 			}
 		}
 		if s.call != nil && w.clock.now()-s.began >= longLived {
 			retry.reset()
 		}
-		if !sleep(ctx, retry.next(asked)) {
+		if !sleep(ctx, retry.next(s.asked)) {
 			return
 		}
 	}
@@ -81,7 +82,7 @@ func (w *watcher) open(ctx context.Context) *stream {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &stream{
 		cancel:        cancel,
-		closing:       make(chan time.Duration, 1),
+		closing:       make(chan struct{}),
 		ended:         make(chan struct{}),
 		subscriptions: newSubscriptions(),
 	}
@@ -160,10 +161,10 @@ func (w *watcher) receive(s *stream, silence *time.Timer) error {
 				w.cache.withdraw(id, pb.WithdrawalReason_WITHDRAWAL_REASON_UNSPECIFIED)
 			}
 		case *pb.WatchAuthorizationsResponse_Closing:
-			select {
-			case s.closing <- event.Closing.GetRetryDelay().AsDuration():
-			default:
-			}
+			s.once.Do(func() {
+				s.asked = event.Closing.GetRetryDelay().AsDuration()
+				close(s.closing)
+			})
 		}
 	}
 }

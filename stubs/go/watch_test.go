@@ -1,6 +1,7 @@
 package credentialbroker
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -36,6 +37,37 @@ func TestStreamBringsValues(t *testing.T) {
 			t.Errorf("%s after a withdrawal", got.Revision)
 		}
 	})
+}
+
+func TestRefusalOnTheStreamDropsTheValue(t *testing.T) {
+	for code, drops := range map[codes.Code]bool{
+		codes.PermissionDenied: true, codes.FailedPrecondition: true, codes.NotFound: true,
+		codes.Unavailable: false, codes.ResourceExhausted: false,
+	} {
+		t.Run(code.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				client, end := broker.start(t)
+				defer end()
+				held := get(t, client, wanted)
+				stream := <-broker.opened
+				subscribe := (<-stream.messages).GetSubscribe()
+				stream.event(t, &pb.WatchAuthorizationsResponse{
+					SubscriptionId: subscribe.GetSubscriptionId(),
+					Event: &pb.WatchAuthorizationsResponse_Error{Error: &pb.SubscriptionError{Status: &pb.ErrorStatus{
+						Code: int32(code), Reason: pb.ErrorReason_ERROR_REASON_TASK_ENDED,
+					}}},
+				})
+				problem, ok := errors.AsType[*Error](client.State().LastError)
+				if !ok || problem.Code != code || problem.ReasonText != "TASK_ENDED" {
+					t.Errorf("the last error is %v", client.State().LastError)
+				}
+				if got := get(t, client, wanted); (got != held) != drops {
+					t.Errorf("then %v is given", got)
+				}
+			})
+		})
+	}
 }
 
 func TestStreamThatTakesNothingIsToldOnlyWhatIsStillWanted(t *testing.T) {
