@@ -335,9 +335,10 @@ class World:
             "port": str(place.port),
             "unix": place.socket().removeprefix("unix://"),
         }
-        for name, mutual in (("tls_broker", False), ("mtls_broker", True)):
-            if name in wanted:
-                self.variables[name] = await place.tls_address(mutual=mutual)
+        for name, mutual in (("tls", False), ("mtls", True)):
+            if wanted & {f"{name}_broker", f"{name}_port"}:
+                address = await place.tls_address(mutual=mutual)
+                self.variables |= {f"{name}_broker": address, f"{name}_port": address.rpartition(":")[2]}
         roles = [role for role in _IDENTITIES if role in wanted or (role == "identity" and self._opens_default)]
         self._ledger_before = place.emulator.backend.ledger.as_json()["last_seq"]
         was_down = roles and not place.brokers["a"].is_up
