@@ -29,7 +29,7 @@ type cache struct {
 	mu      sync.Mutex
 	byID    map[string]*entry
 	ids     uint64
-	changes uint64
+	changes uint64 // so far: a question notes how many, and its answer may be older than those that came since
 	gone    gone
 	closed  bool
 }

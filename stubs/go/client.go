@@ -29,9 +29,9 @@ type Client struct {
 	presence presence
 
 	cancel   context.CancelFunc
+	watching sync.Once // begins with the first entry
 	closed   atomic.Bool
-	watching sync.Once
-	finished chan struct{}
+	finished chan struct{} // closed when nothing is left
 }
 
 // New makes a client of the broker that the options name, or else the environment. It does no I/O but reading the TLS
@@ -90,6 +90,7 @@ func (c *Client) Authorization(ctx context.Context, request Request) (*Authoriza
 	return c.authorization(ctx, a)
 }
 
+// keyOf is what the answer to a request is kept under.
 func (c *Client) keyOf(request Request) key {
 	if request.Identity == "" {
 		request.Identity = c.settings.identity

@@ -68,17 +68,17 @@ func (c *Connection) end(why error) {
 	})
 }
 
-// connect lets a connection know when what it was dialled with changes.
+// connect lets a connection know when what it is dialled with changes.
 func (c *cache) connect(connection *Connection) {
 	dialled := connection.Authorization()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.find(dialled.key)
-	if e == nil {
-		connection.end(errChanged)
+	if c.closed {
+		connection.end(ErrClosed)
 		return
 	}
-	if held := e.held.Load(); held == nil || held.ConnectionTag != dialled.ConnectionTag {
+	e := c.find(dialled.key)
+	if e == nil || !e.holdsTag(dialled.ConnectionTag) { // it was replaced since it was asked for
 		connection.end(errChanged)
 		return
 	}

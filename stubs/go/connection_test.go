@@ -72,3 +72,38 @@ func TestConnectionIsRefreshedWithoutAWatch(t *testing.T) {
 		}
 	})
 }
+
+func TestConnectionThatIsMadeTooLate(t *testing.T) {
+	for name, test := range map[string]struct {
+		meanwhile func(t *testing.T, client *Client, stream *fakeStream, to *pb.Subscribe)
+		closed    bool
+	}{
+		"withdrawn": {func(t *testing.T, _ *Client, stream *fakeStream, to *pb.Subscribe) {
+			stream.withdraw(t, to, pb.WithdrawalReason_WITHDRAWAL_REASON_TASK_ENDED)
+		}, false},
+		"replaced by one of another tag": {func(t *testing.T, _ *Client, stream *fakeStream, to *pb.Subscribe) {
+			another := answer("pushed", time.Minute)
+			another.ConnectionTag = "another"
+			stream.value(t, to, another)
+		}, false},
+		"task ended": {func(_ *testing.T, client *Client, _ *fakeStream, _ *pb.Subscribe) { client.cache.endTask("", "t1") }, false},
+		"closed":     {func(_ *testing.T, client *Client, _ *fakeStream, _ *pb.Subscribe) { _ = client.Close() }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				client, end := broker.start(t)
+				defer end()
+				connection := &Connection{cache: &client.cache, authorization: get(t, client, wanted), changed: make(chan struct{})}
+				stream := <-broker.opened
+				test.meanwhile(t, client, stream, (<-stream.messages).GetSubscribe())
+				client.cache.connect(connection) // as Client.Connection does with what it was answered
+				<-connection.Changed()
+				if errors.Is(connection.Err(), ErrClosed) != test.closed {
+					t.Errorf("%v", connection.Err())
+				}
+				_ = connection.Close()
+			})
+		})
+	}
+}

@@ -91,6 +91,12 @@ func (e *entry) newer(a ask, since uint64) *Authorization {
 	return held
 }
 
+// holdsTag says whether a connection of that tag may be used on.
+func (e *entry) holdsTag(tag string) bool {
+	held := e.held.Load()
+	return held != nil && held.ConnectionTag == tag
+}
+
 // before says whether an entry goes before another where there is no room. A connection uses its entry all the time.
 func (e *entry) before(other *entry) bool {
 	if connected := len(e.connections) > 0; connected != (len(other.connections) > 0) {

@@ -76,6 +76,25 @@ func TestReportBetweenWithdrawalAndValue(t *testing.T) {
 	}
 }
 
+func TestReportOfWhatTheStreamBringsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{report: func(int, *pb.ReportRejectedRequest) (*pb.Authorization, error) {
+			time.Sleep(2 * time.Second)
+			return answer("better", time.Minute), nil
+		}}
+		client, end := broker.start(t)
+		defer end()
+		rejected := get(t, client, wanted)
+		stream := <-broker.opened
+		subscribe := (<-stream.messages).GetSubscribe()
+		time.AfterFunc(time.Second, func() { stream.value(t, subscribe, answer("r1", time.Minute)) })
+		got, err := client.ReportRejected(t.Context(), rejected, "")
+		if err != nil || got.Revision != "better" || got != get(t, client, wanted) {
+			t.Errorf("%v, %v", got, err)
+		}
+	})
+}
+
 func TestReportThatIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{report: func(int, *pb.ReportRejectedRequest) (*pb.Authorization, error) {
