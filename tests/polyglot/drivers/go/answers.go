@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 
+	"google.golang.org/grpc/status"
+
 	credentialbroker "credentialbroker.dev/stubs/go"
 )
 
@@ -42,7 +44,11 @@ func describeError(err error) object {
 	case errors.Is(err, context.Canceled):
 		kind = "cancelled"
 	}
-	return object{"type": kind, "message": err.Error()}
+	answer := object{"type": kind, "message": err.Error()}
+	if from, ok := status.FromError(err); ok { // of a call to another service
+		answer["code"] = codeWords[from.Code()]
+	}
+	return answer
 }
 
 func describe(a *credentialbroker.Authorization) object {
