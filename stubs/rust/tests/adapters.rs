@@ -2,7 +2,6 @@
 
 mod fake_broker;
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tonic::Code;
 use tower::{Layer as _, Service as _, ServiceExt as _};
 use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_http::follow_redirect::policy::SameOrigin;
@@ -172,15 +172,19 @@ async fn the_interceptor_gives_what_is_held_and_only_for_tls() {
     let mut interceptor = Interceptor::new(&client, &backend, REQUEST).unwrap();
     let mut call = || tonic::service::Interceptor::call(&mut interceptor, tonic::Request::new(()));
 
-    broker.counts.refuses.store(true, Ordering::SeqCst);
+    broker.counts.fail_with(Some(Code::PermissionDenied));
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     for _ in 0..1_000 {
-        assert_eq!(call().unwrap_err().code(), tonic::Code::Unavailable);
+        assert_eq!(call().unwrap_err().code(), Code::Unavailable);
     }
     assert_eq!(tasks(), before + 1, "one fetch, however many calls");
-    fake_broker::until("the refusal is known", || call().unwrap_err().code() == tonic::Code::PermissionDenied).await;
-    broker.counts.refuses.store(false, Ordering::SeqCst);
+    fake_broker::until("the refusal is known", || call().unwrap_err().code() == Code::PermissionDenied).await;
+    // What may pass is UNAVAILABLE, which callers try again, whatever it is called by the broker.
+    broker.counts.fail_with(Some(Code::Internal));
+    fake_broker::until("it is told", || call().unwrap_err().message().contains("no authorization is held:")).await;
+    assert_eq!(call().unwrap_err().code(), Code::Unavailable);
+    broker.counts.fail_with(None);
     fake_broker::until("it is fetched in the background", || call().is_ok()).await;
     let metadata = call().unwrap().metadata().clone().into_headers();
     assert_eq!(&metadata, client.held(REQUEST).unwrap().headers());

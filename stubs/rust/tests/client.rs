@@ -10,6 +10,7 @@ use credentialbroker::v1::TaskState;
 use credentialbroker::{Client, Error, Request};
 use fake_broker::{FakeBroker, SECRET, until};
 use tokio::runtime::Handle;
+use tonic::Code;
 
 const REQUEST: Request<'_> = Request::new("inference", "t");
 
@@ -74,7 +75,7 @@ async fn who_uses_a_closed_client_is_told_so() {
     assert!(matches!(connection.changed().await, Err(Error::Closed)));
     assert_eq!(
         client.stub().list_scopes(credentialbroker::v1::ListScopesRequest::default()).await.unwrap_err().code(),
-        tonic::Code::Cancelled
+        Code::Cancelled
     );
 }
 
@@ -175,17 +176,17 @@ async fn the_end_of_a_task_drops_what_is_held_of_its_thread() {
     }
     let held = || requests.map(|request| client.held(request).is_some());
 
-    broker.counts.refuses.store(true, Ordering::SeqCst);
+    broker.counts.fail_with(Some(Code::PermissionDenied));
     assert!(client.end_task("t", "").await.is_err());
     assert_eq!(held(), [true; 4], "one that fails leaves everything as it is");
-    assert_eq!(client.state().last_error.unwrap().code, tonic::Code::PermissionDenied);
+    assert_eq!(client.state().last_error.unwrap().code, Code::PermissionDenied);
 
-    broker.counts.refuses.store(false, Ordering::SeqCst);
+    broker.counts.fail_with(None);
     let task = client.end_task("t", "").await.unwrap();
     assert_eq!((task.state(), task.identity.as_str()), (TaskState::Ended, fake_broker::DEFAULT));
     assert_eq!(held(), [false, false, true, true]);
     let refused = client.authorization(REQUEST).await.unwrap_err();
-    assert_eq!(refused.broker().unwrap().code, tonic::Code::FailedPrecondition);
+    assert_eq!(refused.broker().unwrap().code, Code::FailedPrecondition);
 }
 
 /// However often the broker puts a call off, it stays one call: the attempts are four a thread, not four a use.

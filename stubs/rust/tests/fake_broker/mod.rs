@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use credentialbroker::v1::credential_broker_server::{CredentialBroker, CredentialBrokerServer};
@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// The identity of whoever names none.
 pub const DEFAULT: &str = "agents";
@@ -32,8 +32,8 @@ pub struct Counts {
     pub asked: AtomicUsize,
     pub reported: AtomicUsize,
     pub streams: AtomicUsize,
-    /// It refuses to give an authorization.
-    pub refuses: AtomicBool,
+    /// What it answers to everything but a registration, in the place of an answer.
+    pub fails: Mutex<Option<Code>>,
     /// To how many attempts for each thread it is UNAVAILABLE before it answers.
     pub puts_off: AtomicUsize,
     /// The attempts that were put off, by thread.
@@ -48,6 +48,15 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Has everything but a registration fail with this code, or nothing.
+    pub fn fail_with(&self, code: Option<Code>) {
+        *self.fails.lock().unwrap() = code;
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        self.fails.lock().unwrap().map_or(Ok(()), |code| Err(Status::new(code, "on purpose")))
+    }
+
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -145,9 +154,7 @@ impl CredentialBroker for Service {
         request: Request<GetAuthorizationRequest>,
     ) -> Result<Response<GetAuthorizationResponse>, Status> {
         let asked = self.0.asked.fetch_add(1, Ordering::SeqCst);
-        if self.0.refuses.load(Ordering::SeqCst) {
-            return Err(Status::permission_denied("never"));
-        }
+        self.0.check()?;
         let request = request.into_inner();
         if self.0.ended.lock().unwrap().contains(&request.thread_id) {
             return Err(Status::failed_precondition("ended"));
@@ -168,6 +175,7 @@ impl CredentialBroker for Service {
         &self,
         request: Request<ReportRejectedRequest>,
     ) -> Result<Response<ReportRejectedResponse>, Status> {
+        self.0.check()?;
         let reported = self.0.reported.fetch_add(1, Ordering::SeqCst);
         let authorization = Some(authorization(&request.into_inner().thread_id, "", 1_000 + reported));
         Ok(Response::new(ReportRejectedResponse { authorization }))
@@ -201,9 +209,7 @@ impl CredentialBroker for Service {
     }
 
     async fn end_task(&self, request: Request<EndTaskRequest>) -> Result<Response<EndTaskResponse>, Status> {
-        if self.0.refuses.load(Ordering::SeqCst) {
-            return Err(Status::permission_denied("never"));
-        }
+        self.0.check()?;
         let EndTaskRequest { thread_id, identity } = request.into_inner();
         self.0.ended.lock().unwrap().insert(thread_id.clone());
         let identity = if identity.is_empty() { DEFAULT.to_owned() } else { identity };

@@ -94,15 +94,20 @@ pub async fn call_echo(client: &Client, command: &Command) -> Result<Value, Fail
         }
         endpoint = endpoint.tls_config(tls).map_err(|error| other(&error))?;
     }
-    client.authorization(command.request(0)).await?;
+    // An interceptor cannot wait: what can be had is fetched before. Without it the call itself must fail.
+    let _ = client.authorization(command.request(0)).await;
     let channel = endpoint.connect().await.map_err(|error| other(&error))?;
     let mut echo = CredentialBrokerClient::with_interceptor(channel, interceptor);
     let mut results = Vec::new();
     for _ in 0..command.count.unwrap_or(1) {
         let answer = echo.list_scopes(ListScopesRequest::default()).await;
-        let answer = answer.map_err(|status| Failure::from(credentialbroker::BrokerError::from(status)))?;
-        let metadata: Vec<_> =
-            answer.into_inner().scopes.into_iter().map(|rule| [rule.scope, rule.description]).collect();
+        let metadata: Vec<_> = answer
+            .map_err(|status| Failure::of_call(&status))?
+            .into_inner()
+            .scopes
+            .into_iter()
+            .map(|rule| [rule.scope, rule.description])
+            .collect();
         results.push(json!({ "metadata": metadata }));
     }
     Ok(json!({ "results": results }))

@@ -12,6 +12,11 @@ impl Failure {
         Self(json!({ "type": kind, "message": message }))
     }
 
+    /// A call to a backend that failed.
+    pub fn of_call(status: &tonic::Status) -> Self {
+        Self(json!({ "type": "other", "code": code(status.code()), "message": status.message() }))
+    }
+
     pub fn json(self) -> Value {
         self.0
     }
