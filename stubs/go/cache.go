@@ -19,10 +19,10 @@ type cache struct {
 	clock clock
 	size  int
 	idle  time.Duration
-	// watching says whether the stream is up.
-	watching func() bool
-	// kept and dropped are told of entries that come and go, refresh of one that is due and has connections. The lock is
-	// held during the first two.
+	// watches says whether the next values of an entry come by themselves.
+	watches func(*entry) bool
+	// kept is told of an entry whose value was asked for, dropped of one that goes, refresh of one that is due and has
+	// connections. The lock is held during the first two.
 	kept, dropped, refresh func(*entry)
 
 	entries sync.Map // of key to *entry; written with mu held, read without
@@ -81,6 +81,7 @@ func (c *cache) keep(answer *Authorization, a ask, since uint64) *Authorization 
 		return nil
 	} else {
 		c.set(e, answer)
+		c.kept(e)
 	}
 	if a.target != "" {
 		e.allow(a.target)
@@ -241,7 +242,7 @@ func (c *cache) rest(e *entry) {
 	case due && c.isIdle(e, now):
 		c.remove(e)
 	default:
-		ask = len(e.connections) > 0 && held != nil && e.wants(held, now, c.watching())
+		ask = len(e.connections) > 0 && held != nil && e.wants(held, now, c.watches(e))
 		c.arm(e)
 	}
 	c.mu.Unlock()
@@ -264,7 +265,7 @@ func (c *cache) arm(e *entry) {
 	case now < held.lifetime.due:
 		at = held.lifetime.due
 	default:
-		at = max(time.Duration(e.lookAt.Load()), held.lifetime.asks(c.watching()))
+		at = max(time.Duration(e.lookAt.Load()), held.lifetime.asks(c.watches(e)))
 	}
 	e.timer.Reset(max(at-now, restApart))
 }

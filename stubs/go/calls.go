@@ -22,7 +22,7 @@ func (c *Client) authorization(ctx context.Context, a ask) (*Authorization, erro
 	if e := c.cache.find(a.key); e != nil {
 		now := c.clock.now()
 		if held := e.give(a, now); held != nil {
-			if now >= held.lifetime.due && e.wants(held, now, c.watcher.up.Load()) {
+			if now >= held.lifetime.due && e.wants(held, now, c.watcher.watches(e)) {
 				c.refresh(e)
 			}
 			return held, nil
@@ -52,7 +52,7 @@ func (c *Client) ask(ctx context.Context, a ask) (*Authorization, error) {
 // refresh asks for a new value of an entry in the background.
 func (c *Client) refresh(e *entry) {
 	a := ask{key: e.key}
-	needed := func() bool { return e.claim(c.clock.now(), c.watcher.up.Load()) }
+	needed := func() bool { return e.claim(c.clock.now(), c.watcher.watches(e)) }
 	c.flights.start(a, needed, func(ctx context.Context) (*Authorization, error) { return c.get(ctx, a) })
 }
 

@@ -62,14 +62,14 @@ func New(options ...Option) (*Client, error) {
 	}
 	c.watcher = watcher{broker: c.broker, clock: c.clock, silence: settings.silence, cache: &c.cache, presence: &c.presence}
 	c.cache = cache{
-		clock:    c.clock,
-		size:     settings.cacheSize,
-		idle:     settings.idle,
-		watching: c.watcher.up.Load,
-		kept:     func(e *entry) { c.watch(ctx, e) },
-		dropped:  c.watcher.unsubscribe,
-		refresh:  c.refresh,
-		byID:     map[string]*entry{},
+		clock:   c.clock,
+		size:    settings.cacheSize,
+		idle:    settings.idle,
+		watches: c.watcher.watches,
+		kept:    func(e *entry) { c.watch(ctx, e) },
+		dropped: c.watcher.unsubscribe,
+		refresh: c.refresh,
+		byID:    map[string]*entry{},
 	}
 	return c, nil
 }
@@ -153,7 +153,7 @@ func (c *Client) EndTask(ctx context.Context, thread, identity string) (*pb.Task
 	return answer.GetTask(), nil
 }
 
-// watch sees to an entry that was just kept: the stream, which the first one opens, brings its next values.
+// watch sees to an entry whose value was just kept: the stream, which the first one opens, brings the next ones.
 func (c *Client) watch(ctx context.Context, e *entry) {
 	if !c.settings.watch {
 		return

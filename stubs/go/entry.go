@@ -22,6 +22,7 @@ type entry struct {
 	origins atomic.Pointer[[]string]      // that the broker allowed
 	used    atomic.Int64                  // when, on the clock
 	lookAt  atomic.Int64                  // no use before then begins a refresh
+	watched atomic.Bool                   // whether the stream, when it is up, brings the next values
 
 	changed     uint64 // the number of its last change
 	taken       taken

@@ -23,16 +23,20 @@ func newSubscriptions() subscriptions {
 	}
 }
 
-// add wants a subscription, unless it is there or there is no room.
-func (s *subscriptions) add(subscribe *pb.Subscribe) {
+// add wants a subscription, and says whether there is one: there may be no room.
+func (s *subscriptions) add(subscribe *pb.Subscribe) bool {
 	id := subscribe.GetSubscriptionId()
 	_, joined := s.joined[id]
 	_, joining := s.joining[id]
-	if joined || joining || len(s.joined)+len(s.joining) >= mostSubscribed {
-		return
+	if joined || joining {
+		return true
+	}
+	if len(s.joined)+len(s.joining) >= mostSubscribed {
+		return false
 	}
 	s.joining[id] = subscribe
 	s.wake()
+	return true
 }
 
 // remove wants a subscription no longer. One that the broker does not know of it need not be told of either.

@@ -175,19 +175,22 @@ func (w *watcher) isCurrent(s *stream) bool {
 	return w.current == s
 }
 
+// watches says whether the next values of an entry come by themselves.
+func (w *watcher) watches(e *entry) bool { return w.up.Load() && e.watched.Load() }
+
 // subscribe asks the stream, if one is open, for the values of an entry. A revision that is named is not sent again. The
 // cache's lock is held.
 func (w *watcher) subscribe(e *entry, revision string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.current != nil {
-		w.current.subscriptions.add(&pb.Subscribe{
+		e.watched.Store(w.current.subscriptions.add(&pb.Subscribe{
 			SubscriptionId: e.id,
 			Scope:          e.key.scope,
 			ThreadId:       e.key.thread,
 			Identity:       e.key.identity,
 			KnownRevision:  revision,
-		})
+		}))
 	}
 }
 

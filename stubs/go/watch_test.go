@@ -70,6 +70,46 @@ func TestRefusalOnTheStreamDropsTheValue(t *testing.T) {
 	}
 }
 
+func TestMoreThanAStreamHoldsIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t, WithCacheSize(mostSubscribed+1))
+		defer end()
+		use := func(n int) { get(t, client, Request{Scope: "inference", Thread: strconv.Itoa(n)}) }
+		for n := range mostSubscribed + 1 {
+			use(n)
+		}
+		stream := <-broker.opened
+		stream.keepAlive()
+		subscribed := map[string]bool{}
+		go func() {
+			for message := range stream.messages {
+				subscribed[message.GetSubscribe().GetThreadId()] = true
+			}
+		}()
+		time.Sleep(30 * time.Second)
+		for n := range mostSubscribed + 1 {
+			use(n)
+		}
+		synctest.Wait()
+		unwatched := strconv.Itoa(mostSubscribed)
+		if asked := broker.gets[mostSubscribed+1:]; len(asked) != 1 || asked[0].GetThreadId() != unwatched {
+			t.Fatalf("once due, %v are asked for", asked)
+		}
+		if subscribed[unwatched] {
+			t.Error("more are subscribed than the broker allows")
+		}
+
+		client.cache.endTask("", "0") // which makes room
+		time.Sleep(30 * time.Second)
+		use(mostSubscribed)
+		synctest.Wait()
+		if !subscribed[unwatched] {
+			t.Error("what was asked for is not watched though there is room")
+		}
+	})
+}
+
 func TestStreamThatTakesNothingIsToldOnlyWhatIsStillWanted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{hears: make(chan struct{})}
