@@ -12,30 +12,49 @@ import java.net.UnixDomainSocketAddress;
 import java.net.UnknownHostException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Locale;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 
 /**
  * Finds the addresses behind a broker's name, anew whenever a connection was lost.
  *
- * <p>The resolver that comes with gRPC keeps an answer for 30 s, on top of the 30 s of the JVM. A
- * broker that moved has to be found within a call's deadline.
+ * <p>The resolver that comes with gRPC keeps an answer for 30 s, on top of the 30 s of the JVM
+ * ({@code networkaddress.cache.ttl}). A broker that moved has to be found within a call's deadline.
  */
 final class Names extends NameResolver {
   private static final long LEAST_INTERVAL = TimeUnit.SECONDS.toNanos(5);
 
+  /** How often the process looked a name up. */
+  private static final AtomicInteger LOOKUPS = new AtomicInteger();
+
+  /** Looks a name up: {@link InetAddress#getAllByName}, but in tests. */
+  interface Lookup {
+    InetAddress[] addresses(String name) throws UnknownHostException;
+  }
+
   private final Address address;
   private final Args args;
+  private final Lookup lookup;
+  private final long leastInterval;
   private Listener2 listener;
-  private int lookups;
-  private boolean waiting;
+
+  /** Whether a look-up is under way or will be. */
+  private boolean pending;
+
   private boolean stopped;
   private long lastLookup;
 
   // All fields are guarded by the channel's synchronization context, in which all methods run.
 
-  private Names(Address address, Args args) {
+  /**
+   * @param leastInterval nanoseconds from one look-up to the next, at least
+   */
+  Names(Address address, Args args, Lookup lookup, long leastInterval) {
     this.address = address;
     this.args = args;
+    this.lookup = lookup;
+    this.leastInterval = leastInterval;
   }
 
   @Override
@@ -51,17 +70,17 @@ final class Names extends NameResolver {
 
   @Override
   public void refresh() {
-    if (waiting || stopped) {
+    if (pending || stopped) {
       return;
     }
-    long wait = lastLookup + LEAST_INTERVAL - System.nanoTime();
-    if (lookups == 0 || wait <= 0) {
+    pending = true;
+    long wait = lastLookup + leastInterval - System.nanoTime();
+    if (wait <= 0) {
       lookUp();
-      return;
+    } else {
+      args.getSynchronizationContext()
+          .schedule(this::lookUp, wait, TimeUnit.NANOSECONDS, args.getScheduledExecutorService());
     }
-    waiting = true;
-    args.getSynchronizationContext()
-        .schedule(this::lookUp, wait, TimeUnit.NANOSECONDS, args.getScheduledExecutorService());
   }
 
   @Override
@@ -70,46 +89,50 @@ final class Names extends NameResolver {
   }
 
   private void lookUp() {
-    waiting = false;
     if (stopped) {
       return;
     }
+    pending = true;
     lastLookup = System.nanoTime();
-    int count = lookups++;
     args.getOffloadExecutor()
         .execute(
             () -> {
-              StatusOr<List<EquivalentAddressGroup>> found = find(count);
+              StatusOr<List<EquivalentAddressGroup>> found = find();
               args.getSynchronizationContext().execute(() -> tell(found));
             });
   }
 
   private void tell(StatusOr<List<EquivalentAddressGroup>> found) {
-    if (!stopped) {
-      listener.onResult2(ResolutionResult.newBuilder().setAddressesOrError(found).build());
+    pending = false;
+    if (stopped) {
+      return;
+    }
+    listener.onResult2(ResolutionResult.newBuilder().setAddressesOrError(found).build());
+    if (!found.hasValue()) {
+      // gRPC asks again as well, but after waits that grow to minutes.
+      refresh();
     }
   }
 
-  private StatusOr<List<EquivalentAddressGroup>> find(int lookup) {
+  private StatusOr<List<EquivalentAddressGroup>> find() {
     List<EquivalentAddressGroup> found = new ArrayList<>();
     try {
-      for (SocketAddress each : addresses(lookup)) {
+      for (SocketAddress each : addresses()) {
         found.add(new EquivalentAddressGroup(each));
       }
-    } catch (UnknownHostException e) {
+    } catch (UnknownHostException | RuntimeException e) {
       return StatusOr.fromStatus(
           Status.UNAVAILABLE.withDescription("no address for " + address.host()).withCause(e));
     }
     return StatusOr.fromValue(found);
   }
 
-  private List<SocketAddress> addresses(int lookup) throws UnknownHostException {
+  private List<SocketAddress> addresses() throws UnknownHostException {
     if (address.isUnix()) {
       return List.of(UnixDomainSocketAddress.of(address.socket()));
     }
-    String name = address.isLiteral() ? address.host() : spelling(address.host(), lookup);
     List<SocketAddress> found = new ArrayList<>();
-    for (InetAddress each : InetAddress.getAllByName(name)) {
+    for (InetAddress each : pastTheJvm(address.host())) {
       // Without the spelling, so that it is seen in no message and compares equal the next time.
       InetAddress plain = InetAddress.getByAddress(address.host(), each.getAddress());
       found.add(new InetSocketAddress(plain, address.port()));
@@ -117,16 +140,26 @@ final class Names extends NameResolver {
     return found;
   }
 
+  /** Looks a name up in a spelling of which the JVM keeps no answer yet. */
+  private InetAddress[] pastTheJvm(String name) throws UnknownHostException {
+    try {
+      return lookup.addresses(
+          address.isLiteral() ? name : spelling(name, LOOKUPS.getAndIncrement()));
+    } catch (UnknownHostException e) {
+      // A resolver that was put into the JVM may know the name by one spelling alone.
+      return lookup.addresses(name);
+    }
+  }
+
   /**
    * Returns the n-th of the ways to spell a name in upper and lower case.
    *
    * <p>The JVM keeps what it found, and what it did not find, under the exact spelling, and lets
-   * only the whole process turn that off. To everything else names are the same in any case. What
-   * it keeps of a spelling goes with {@code networkaddress.cache.ttl}; a name of few letters, whose
-   * spellings come round soon, is found anew after that time at the latest.
+   * only the whole process turn that off; to DNS and hosts files names are the same in any case. Of
+   * a name with one or two letters the spellings come round before the JVM's time is over.
    */
   static String spelling(String name, int n) {
-    char[] letters = name.toCharArray();
+    char[] letters = name.toLowerCase(Locale.ROOT).toCharArray();
     int bits = n;
     for (int i = 0; i < letters.length && bits != 0; i++) {
       if (Character.isLowerCase(letters[i])) {
@@ -147,7 +180,7 @@ final class Names extends NameResolver {
 
     @Override
     public NameResolver newNameResolver(URI target, Args args) {
-      return new Names(address, args);
+      return new Names(address, args, InetAddress::getAllByName, LEAST_INTERVAL);
     }
 
     @Override

@@ -14,14 +14,12 @@ import java.io.IOException;
 import java.net.URI;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.HashSet;
-import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** Times, waits, names, origins and the service config: what needs neither network nor clock. */
+/** Times, waits, origins and the service config: what needs neither network nor clock. */
 class PureTest {
   private static final long SECOND = 1_000_000_000L;
 
@@ -63,19 +61,6 @@ class PureTest {
     Backoff shortest = new Backoff(0.2, 2, 10, () -> 0);
     assertEquals(0.1, shortest.next() / 1e9, 1e-6);
     assertEquals(0.2, shortest.next() / 1e9, 1e-6);
-  }
-
-  @Test
-  void spellsANameInWaysThatTheJvmHasNotKept() {
-    Set<String> spellings = new HashSet<>();
-    for (int n = 0; n < 8; n++) {
-      String spelling = Names.spelling("broker.example", n);
-      assertTrue(spelling.equalsIgnoreCase("broker.example"));
-      spellings.add(spelling);
-    }
-    assertEquals(8, spellings.size());
-    assertEquals("broker.example", Names.spelling("broker.example", 0));
-    assertEquals("10-0", Names.spelling("10-0", 5));
   }
 
   @ParameterizedTest

@@ -72,6 +72,13 @@ class BrokerOkHttpTest {
   }
 
   @Test
+  void isTestedWithTheVersionThatTheBuildNames() throws Exception {
+    // Not by name, which javac would replace by the version that it compiles with.
+    Object version = Class.forName("okhttp3.OkHttp").getField("VERSION").get(null);
+    assertEquals(System.getProperty("okhttp.version"), version);
+  }
+
+  @Test
   void attachesAllHeadersInThePlaceOfTheUsers() throws IOException {
     int status =
         send(
