@@ -37,7 +37,7 @@ COMMON_ACTIONS: Final = frozenset({"hosts", "write_file", "copy_file"})
 VARIABLES: Final = frozenset(
     {"thread", "thread2", "thread3", "identity", "other", "short", "bearer", "broker", "unix", "port", "origin",
      "origin_port", "trap", "trap_port", "echo", "echo_ca", "tls_broker", "tls_port", "mtls_broker", "mtls_port", "ca",
-     "other_ca", "certificate", "private_key", "adapter", "folder"}
+     "other_ca", "certificate", "private_key", "other_certificate", "other_private_key", "adapter", "folder"}
 )  # fmt: skip
 
 OF_BROKERS: Final = frozenset({"calls", "streams", "subscriptions", "values", "withdrawals"})

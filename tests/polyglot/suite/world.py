@@ -69,7 +69,10 @@ class Certificates:
         self.ca = folder / "ca.crt"
         self.ca.write_bytes(authority.certificate)
         self.other_ca = folder / "other-ca.crt"
-        self.other_ca.write_bytes(Authority("another authority").certificate)
+        other = Authority("another authority")
+        self.other_ca.write_bytes(other.certificate)
+        (folder / "other").mkdir(exist_ok=True)
+        self.other_certificate, self.other_private_key = other.issue().write(folder / "other")
 
 
 class Ground:
@@ -295,6 +298,8 @@ class World:
             "other_ca": str(files.other_ca),
             "certificate": str(files.certificate),
             "private_key": str(files.private_key),
+            "other_certificate": str(files.other_certificate),
+            "other_private_key": str(files.other_private_key),
         }
         wanted = self._case.variables
         if self._case.hosts is not None:
