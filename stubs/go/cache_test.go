@@ -242,7 +242,7 @@ func TestAnswersThatAreOvertakenAgainAndAgain(t *testing.T) {
 		after time.Duration
 	}{
 		{time.Second, 4, codes.Aborted, 4 * time.Second},
-		{4 * time.Second, 3, codes.DeadlineExceeded, 10 * time.Second},
+		{3800 * time.Millisecond, 3, codes.DeadlineExceeded, 10 * time.Second},
 	} {
 		t.Run(test.takes.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -24,6 +24,9 @@ func (c *Client) PerRPCCredentials(request Request) credentials.PerRPCCredential
 // GetRequestMetadata implements credentials.PerRPCCredentials.
 func (p perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	authorization, err := p.client.Authorization(ctx, p.request.in(ctx))
+	if err != nil && ctx.Err() != nil {
+		return nil, status.FromContextError(ctx.Err()).Err() // the call's own time, which gRPC would take for the credentials'
+	}
 	if problem, ok := errors.AsType[*Error](err); ok && !refuses(problem.Code) {
 		return nil, status.Error(codes.Unavailable, problem.Error()) // it may pass, and the call may be tried again
 	}

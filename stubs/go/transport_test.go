@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -330,6 +331,31 @@ func TestPerRPCCredentials(t *testing.T) {
 	}
 	if held := client.cache.find(key{"", "inference", "of-the-context"}); held == nil {
 		t.Error("the thread of the context was not asked for")
+	}
+}
+
+func TestPerRPCCredentialsOfACallThatEnds(t *testing.T) {
+	for _, test := range []struct {
+		end  func(context.Context) (context.Context, context.CancelFunc)
+		want codes.Code
+	}{
+		{context.WithCancel, codes.Canceled},
+		{func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Second)
+		}, codes.DeadlineExceeded},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			client, end := (&fakeBroker{get: func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) {
+				time.Sleep(5 * time.Second)
+				return answer("late", time.Minute), nil
+			}}).start(t)
+			defer end()
+			ctx, cancel := test.end(t.Context())
+			time.AfterFunc(2*time.Second, cancel)
+			if _, err := client.PerRPCCredentials(wanted).GetRequestMetadata(ctx); status.Code(err) != test.want {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }
 

@@ -42,8 +42,6 @@ type watcher struct {
 type stream struct {
 	call          pb.CredentialBroker_WatchAuthorizationsClient
 	began         time.Duration
-	cancel        context.CancelCauseFunc
-	once          sync.Once     // sets asked
 	closing       chan struct{} // closed after asked was set
 	asked         time.Duration // the wait that the broker asked for before the next stream
 	ended         chan struct{} // closed after err was set
@@ -58,9 +56,7 @@ func (w *watcher) run(ctx context.Context) {
 	for {
 		s := w.open(ctx)
 		select {
-		case <-s.closing:
-			// The old stream lives on, and ends by itself; should it not, it is ended here.
-			time.AfterFunc(w.silence, func() { s.cancel(errSilent) })
+		case <-s.closing: // it lives on meanwhile
 		case <-s.ended:
 			if s.err != nil && ctx.Err() == nil {
 				err := errorOf(s.err)
@@ -81,7 +77,6 @@ func (w *watcher) run(ctx context.Context) {
 func (w *watcher) open(ctx context.Context) *stream {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &stream{
-		cancel:        cancel,
 		closing:       make(chan struct{}),
 		ended:         make(chan struct{}),
 		subscriptions: newSubscriptions(),
@@ -136,7 +131,7 @@ func (w *watcher) receive(s *stream, silence *time.Timer) error {
 		}
 		w.mu.Unlock()
 	}
-	for {
+	for closing := false; ; {
 		message, err := s.call.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -144,7 +139,9 @@ func (w *watcher) receive(s *stream, silence *time.Timer) error {
 		if err != nil {
 			return err
 		}
-		silence.Reset(w.silence)
+		if !closing { // then it must end, whatever it still says
+			silence.Reset(w.silence)
+		}
 		w.presence.answered()
 		id := message.GetSubscriptionId()
 		switch event := message.GetEvent().(type) {
@@ -161,10 +158,11 @@ func (w *watcher) receive(s *stream, silence *time.Timer) error {
 				w.cache.withdraw(id, pb.WithdrawalReason_WITHDRAWAL_REASON_UNSPECIFIED)
 			}
 		case *pb.WatchAuthorizationsResponse_Closing:
-			s.once.Do(func() {
+			if !closing {
+				closing = true
 				s.asked = event.Closing.GetRetryDelay().AsDuration()
 				close(s.closing)
-			})
+			}
 		}
 	}
 }

@@ -182,6 +182,7 @@ func TestStreamWaitsAsTheBrokerAsks(t *testing.T) {
 		if wait := time.Since(began); wait != 7*time.Second {
 			t.Errorf("opened after %v", wait)
 		}
+		synctest.Wait() // until the client knows it as well
 		if !client.State().Watching {
 			t.Error("not watching while the old stream lives")
 		}
@@ -196,6 +197,30 @@ func TestStreamWaitsAsTheBrokerAsks(t *testing.T) {
 		synctest.Wait()
 		if got := get(t, client, wanted); got.Revision != "new" || !client.State().Watching {
 			t.Errorf("%s, watching %v", got.Revision, client.State().Watching)
+		}
+	})
+}
+
+func TestStreamThatIsClosingAndDoesNotEndIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		old := <-broker.opened
+		old.keepAlive()
+		for range 2 { // the second one says nothing new
+			old.event(t, &pb.WatchAuthorizationsResponse{Event: &pb.WatchAuthorizationsResponse_Closing{Closing: &pb.Closing{}}})
+		}
+		(<-broker.opened).keepAlive()
+		began := time.Now()
+		<-old.gone
+		if lived := time.Since(began); lived > time.Minute {
+			t.Errorf("after %v", lived)
+		}
+		time.Sleep(time.Hour)
+		if broker.streamCount() != 2 || !client.State().Watching {
+			t.Errorf("%d streams, watching %v", broker.streamCount(), client.State().Watching)
 		}
 	})
 }
