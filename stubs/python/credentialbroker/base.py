@@ -2,22 +2,22 @@
 
 import os
 import time
-from typing import Final, Generic
-
-import grpc
+from contextlib import AbstractContextManager
+from typing import Any, Final, Generic
 
 from credentialbroker.authorization import Authorization, Key
 from credentialbroker.channels import Channels, ChannelT
+from credentialbroker.core import Core
 from credentialbroker.entries import Entries
-from credentialbroker.errors import ClosedError, Failure
+from credentialbroker.flights import LandedT
 from credentialbroker.lifetimes import TIMEOUT
 from credentialbroker.questions import Question
 from credentialbroker.settings import Settings
 from credentialbroker.v1 import credential_broker_pb2 as pb2
-from credentialbroker.watch import Health, State, Watch
+from credentialbroker.watch import State
 
 
-class BaseClient(Generic[ChannelT]):
+class BaseClient(Generic[ChannelT, LandedT]):
     """See `credentialbroker.client.Client` and `credentialbroker.aio.AsyncClient`."""
 
     def __init__(
@@ -70,24 +70,20 @@ class BaseClient(Generic[ChannelT]):
             plaintext=plaintext,
         )
         self._identity: Final = identity
-        self._watches: Final = watch
-        self._timeout: Final = min(timeout, TIMEOUT)
-        self._silence: Final = silence_seconds
-        self._silent: Final = Failure(
-            code=grpc.StatusCode.UNAVAILABLE, message=f"the stream was silent for {silence_seconds:g} s"
+        entries = Entries(size=cache_size, idle_seconds=idle_seconds, watched=watch)
+        self._by_key: Final = entries.by_key
+        self._core: Final[Core[ChannelT, LandedT]] = Core(
+            self._new_lock(),
+            entries,
+            self._connect(),
+            watches=watch,
+            timeout=min(timeout, TIMEOUT),
+            silence=silence_seconds,
         )
-        self._entries: Final = Entries(
-            size=cache_size, idle_seconds=idle_seconds, watched=watch, announce=self._announce
-        )
-        self._by_key: Final = self._entries.by_key
-        self._health: Final = Health(self._entries)
-        self._watch: Final = Watch(self._entries, self._health)
-        self._is_closed = False
         self._set_out()
-        self._channels: Channels[ChannelT] = self._connect()
 
     def __repr__(self) -> str:
-        held, _ = self._entries.held(time.monotonic())
+        held, _ = self._core.entries.held(time.monotonic())
         return f"<{type(self).__name__} of {self._settings.target.name}, {held} held>"
 
     @property
@@ -111,10 +107,19 @@ class BaseClient(Generic[ChannelT]):
         entry.used = now
         return authorization
 
+    def state(self) -> State:
+        """Return how the client is: its stream, what it holds, when the first of it ends, the last error."""
+        with self._core.lock:
+            return self._core.health.state(time.monotonic())
+
     def _question(
         self, scope: str, thread: str, identity: str | None, target_url: str | None, min_validity: float
     ) -> Question:
         return Question(Key(identity or self._identity, scope, thread), min_validity, target_url or None)
+
+    def _task_ended(self, thread: str, identity: str | None) -> None:
+        with self._core.lock:
+            self._core.flights.task_ended(identity or self._identity, thread)
 
     def _register_request(self, thread: str, identity: str | None) -> pb2.RegisterTaskRequest:
         named = identity or self._identity
@@ -125,18 +130,8 @@ class BaseClient(Generic[ChannelT]):
     def _end_request(self, thread: str, identity: str | None) -> pb2.EndTaskRequest:
         return pb2.EndTaskRequest(thread_id=thread, identity=identity or self._identity)
 
-    def _deadline(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else min(timeout, self._timeout)
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise ClosedError
-
-    def _state(self) -> State:
-        return self._health.state(time.monotonic())
-
-    def _announce(self, message: pb2.WatchAuthorizationsRequest) -> None:
-        """Send a message on the newest stream, where there is one."""
+    def _new_lock(self) -> AbstractContextManager[Any]:
+        """Make what keeps the state of the client from two changes at once."""
         raise NotImplementedError
 
     def _connect(self) -> Channels[ChannelT]:
@@ -144,5 +139,5 @@ class BaseClient(Generic[ChannelT]):
         raise NotImplementedError
 
     def _set_out(self) -> None:
-        """Make what belongs to this process: locks, the lists of what is under way."""
+        """Put the parts of the runtime around the state."""
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """Connections to the broker, as every client makes them: service config, keepalive, TLS files that may change."""
 
 import copy
+import json
 import os
 import ssl
 import threading
@@ -19,18 +20,29 @@ METADATA: Final = (("x-credential-broker", "1"),)
 """What every call must carry; see the service's description."""
 
 SERVICE_CONFIG: Final = resources.files("credentialbroker").joinpath("service_config.json").read_text(encoding="utf-8")
+"""As it is shipped with the client of every language."""
 
 _LOOK_SECONDS: Final = 10.0
 """How often changes of TLS files are looked for at most."""
 
+
+def _without_timeouts(service_config: str) -> str:
+    # gRPC's C core ends a call up to 2 s before a timeout that stands here. Each call is given its own.
+    config = json.loads(service_config)
+    for method in config["methodConfig"]:
+        method.pop("timeout", None)
+    return json.dumps(config)
+
+
 _OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
-    ("grpc.service_config", SERVICE_CONFIG),
+    ("grpc.service_config", _without_timeouts(SERVICE_CONFIG)),
     # A broker is reached directly: a proxy named in the environment would be handed headers.
     ("grpc.enable_http_proxy", 0),
     ("grpc.primary_user_agent", f"credentialbroker-python/{metadata.version('credentialbroker')}"),
     # The broker allows one ping each 30 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # the one above is of the socket only
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),

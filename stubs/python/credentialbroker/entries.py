@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from credentialbroker.authorization import Authorization, Key
 from credentialbroker.errors import Failure
@@ -24,6 +24,13 @@ MAX_SUBSCRIPTIONS: Final = 1000
 """What a stream holds at most."""
 _NEVER: Final = float("-inf")
 _SWEEP_SECONDS: Final = 0.5
+
+
+class Outbox(Protocol):
+    """What is still to be sent on a stream, a queue of either runtime; None ends the sending."""
+
+    def put_nowait(self, message: pb2.WatchAuthorizationsRequest | None, /) -> None:
+        """Send a message after those before it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +61,7 @@ class Entry:
         used: when it was last asked for.
         version: counts what replaced or withdrew the value: an answer to a call that began before is not newer.
         revoked: counts the withdrawals for anything else than a rejection, which a report outlives.
+        rejected: the revision that the answer to a report replaced, until it comes again.
         watched: whether it is subscribed.
         refreshing: whether a refresh is under way.
         failures: how many refreshes have failed since the value came.
@@ -69,6 +77,7 @@ class Entry:
     used: float = _NEVER
     version: int = 0
     revoked: int = 0
+    rejected: str | None = None
     watched: bool = False
     refreshing: bool = False
     failures: int = 0
@@ -101,7 +110,8 @@ class Entries:
 
     Attributes:
         by_key: the entries. A single lookup needs no lock.
-        pushed: whether a stream is up, on which the broker sends new values.
+        outbox: of the newest stream, which is told what to watch; None without one.
+        pushed: whether that stream is up, on which the broker sends new values.
     """
 
     def __init__(
@@ -110,7 +120,6 @@ class Entries:
         size: int,
         idle_seconds: float,
         watched: bool,
-        announce: Callable[[pb2.WatchAuthorizationsRequest], None],
         chance: Callable[[], float] = random.random,
     ) -> None:
         """
@@ -120,15 +129,14 @@ class Entries:
             size: how many to keep at most.
             idle_seconds: after how long without a use one goes.
             watched: whether entries are subscribed.
-            announce: sends a message on the stream, where there is one.
             chance: a number from 0 to 1.
         """
         self.by_key: Final[dict[tuple[str, str, str], Entry]] = {}
+        self.outbox: Outbox | None = None
         self.pushed = False
         self._size: Final = size
         self._idle: Final = idle_seconds
         self._watched: Final = watched
-        self._announce: Final = announce
         self._chance: Final = chance
         self._by_name: Final[dict[str, Entry]] = {}
         self._names: Final = itertools.count(1)
@@ -190,14 +198,16 @@ class Entries:
             entry.origins = [*entry.origins, origin][-MAX_ORIGINS:]
         return answer
 
-    def replaced(self, asked: Asked, answer: Authorization, now: float) -> None:
+    def replaced(self, asked: Asked, rejected: str, answer: Authorization, now: float) -> None:
         """
-        Keep the answer to a report: whatever was asked for before it is older.
+        Keep the answer to a report of a revision: whatever was asked for before it is older.
 
         But not where something else than the rejection withdrew the value meanwhile: then the next use asks.
         """
         if asked.entry is None or asked.entry.revoked == asked.revoked:
-            self._replace(self.by_key.get(asked.key) or self._add(asked.key, now), answer, now)
+            entry = self.by_key.get(asked.key) or self._add(asked.key, now)
+            entry.rejected = rejected
+            self._replace(entry, answer, now)
 
     def refused(self, asked: Asked) -> None:
         """Drop what is held: the broker gives it no more. The next use asks, and learns why."""
@@ -249,6 +259,12 @@ class Entries:
         self._freshen(entry)
         self._change(entry, None)
 
+    def task_ended(self, identity: str, thread: str) -> None:
+        """Forget what is held of a thread whose task this client ended, in every scope."""
+        for entry in self.by_key.values():
+            if (entry.key.identity, entry.key.thread) == (identity, thread):
+                self.withdrawn(entry)
+
     def stream_is(self, *, up: bool) -> None:
         """Note that the broker sends new values from now on, or does not."""
         if self.pushed != up:
@@ -257,8 +273,8 @@ class Entries:
                 self._freshen(entry)
 
     def look_at_all_again(self) -> None:
-        """Let the next use of each entry be one that looks, as after a fork."""
-        self.pushed = False
+        """Let the next use of each entry be one that looks, as after a fork, which leaves the stream to the parent."""
+        self.outbox, self.pushed = None, False
         for entry in self.by_key.values():
             entry.refreshing = False
             entry.fresh = None, _NEVER
@@ -326,6 +342,10 @@ class Entries:
         ends = [held.ends_at - now for held in self._values() if now < held.ends_at]
         return len(ends), min(ends, default=None)
 
+    def _announce(self, message: pb2.WatchAuthorizationsRequest) -> None:
+        if self.outbox is not None:
+            self.outbox.put_nowait(message)
+
     def _values(self) -> Iterator[Authorization]:
         return (held for entry in list(self.by_key.values()) if (held := entry.held) is not None)
 
@@ -342,6 +362,8 @@ class Entries:
         new = entry.version == 0
         if entry.held is not None and entry.held.connection_tag != value.connection_tag:
             entry.origins = []
+        if value.revision == entry.rejected:
+            entry.rejected = None
         entry.held = value
         entry.version += 1
         entry.refreshing = False

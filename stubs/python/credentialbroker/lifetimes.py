@@ -11,6 +11,9 @@ TIMEOUT: Final = 10.0
 STREAM_LIVED: Final = 5.0
 """A stream that lived so many seconds was a good one: the wait for the next starts from the beginning."""
 
+LOOK_SECONDS: Final = 1.0
+"""How often a client that does not watch looks what is idle, and what its open connections need."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:

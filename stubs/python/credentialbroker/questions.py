@@ -1,22 +1,35 @@
-"""The two calls that bring an authorization. Equal questions at a time are one call. No I/O, as in `entries`."""
+"""The two calls that bring an authorization, and what their answers mean to who asked. No I/O, as in `entries`."""
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import grpc
 
 from credentialbroker.authorization import Authorization, Key
 from credentialbroker.entries import Asked, Entries
-from credentialbroker.errors import Failure
+from credentialbroker.errors import BrokerError, Failure, withdrawn_again_and_again
 from credentialbroker.origins import Origin, parse_origin
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 
 _UNAUTHORIZED: Final = 401
 _DETAIL_BYTES: Final = 256
 
-ASK_AGAIN: Final = 3
+_ASK_AGAIN: Final = 3
 """How often a question is asked again whose answer was withdrawn before it came."""
+
+
+class Ask(NamedTuple):
+    """
+    The broker must be asked.
+
+    Attributes:
+        question: what it must be asked.
+        meanwhile: what is given without waiting for the answer; None: wait.
+    """
+
+    question: "Question | Report"
+    meanwhile: Authorization | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +54,15 @@ class Question:
         """The origin of the target; None also for a target that has none, which the broker is asked about each time."""
         return None if self.target_url is None else parse_origin(self.target_url)
 
-    def held(self, entries: Entries, now: float) -> tuple[Authorization | None, bool]:
-        """Return what is held and fits, and whether to begin a refresh."""
+    def look(self, entries: Entries, now: float) -> Authorization | Ask:
+        """Return what is held and fits, or what to ask, be it for a refresh."""
         origin = self.origin
         if self.target_url is not None and origin is None:
-            return None, False
-        return entries.look(self.key, now, self.min_validity, origin)
+            return Ask(self)
+        held, refresh = entries.look(self.key, now, self.min_validity, origin)
+        if held is None:
+            return Ask(self)
+        return Ask(Question(self.key), meanwhile=held) if refresh else held
 
     def request(self) -> pb2.GetAuthorizationRequest:
         """
@@ -101,13 +117,18 @@ class Report:
     revision: str
     detail: str = field(default="", compare=False)
 
-    def held(self, entries: Entries, now: float) -> tuple[Authorization | None, bool]:
-        """Return what is held under another revision, which is better already."""
+    def look(self, entries: Entries, now: float) -> Authorization | Ask:
+        """Return what is held under another revision, which is better already, or what to ask."""
         entry = entries.by_key.get(self.key)
-        if entry is None or entry.held is None or entry.held.revision == self.revision or now >= entry.held.ends_at:
-            return None, False
-        entry.used = now
-        return entry.held, False
+        if entry is None:
+            return Ask(self)
+        held = entry.held
+        if held is not None and held.revision != self.revision and now < held.ends_at:
+            entry.used = now
+            return held
+        # The withdrawal of what was rejected may come after the answer to its report, and take that away too. What
+        # there is now is asked for: reporting the same again would tell the broker nothing.
+        return Ask(Question(self.key) if entry.rejected == self.revision else self)
 
     def request(self) -> pb2.ReportRejectedRequest:
         """Return it as a message."""
@@ -121,7 +142,7 @@ class Report:
 
     def answered(self, entries: Entries, asked: Asked, answer: Authorization, now: float) -> Authorization | None:
         """Keep the answer, if nothing but the rejection withdrew what was held. Returns it in any case."""
-        entries.replaced(asked, answer, now)
+        entries.replaced(asked, self.revision, answer, now)
         return answer
 
     def failed(self, entries: Entries, asked: Asked, failure: Failure, now: float) -> None:
@@ -132,3 +153,31 @@ class Report:
         entry = entries.by_key.get(self.key)
         if failure.refused and entry is not None and entry.held is not None and entry.held.revision == self.revision:
             entries.refused(asked)
+
+
+class Patience:
+    """What one who asks does with each answer: take it, fail, or ask again, but not for ever."""
+
+    def __init__(self) -> None:
+        self._withdrawn = 0
+
+    def judge(self, answer: Authorization | Failure | None, *, joined: bool) -> Authorization | None:
+        """
+        Return the answer, or None to ask again.
+
+        Args:
+            answer: what the call brought; None: it was withdrawn before it came.
+            joined: whether others had begun the call earlier.
+
+        Raises:
+            BrokerError: the call failed, or was withdrawn again and again.
+        """
+        if isinstance(answer, Failure):
+            if joined and answer.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return None  # that was the time of those who began it, not of who asks
+            raise BrokerError(answer)
+        if answer is None:
+            self._withdrawn += 1
+            if self._withdrawn > _ASK_AGAIN:
+                raise BrokerError(withdrawn_again_and_again())
+        return answer

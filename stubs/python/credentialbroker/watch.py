@@ -11,7 +11,7 @@ from typing import Final
 import grpc
 
 from credentialbroker.authorization import Authorization
-from credentialbroker.entries import Entries
+from credentialbroker.entries import Entries, Outbox
 from credentialbroker.errors import BrokerError, Failure, failure_of_status
 from credentialbroker.lifetimes import BACKOFF, STREAM_LIVED
 from credentialbroker.v1 import credential_broker_pb2 as pb2
@@ -51,23 +51,23 @@ class Health:
         self.last_failure: Failure | None = None
         self._entries: Final = entries
         self._away = False
-        self._unsaid: Final[deque[str]] = deque()
+        self._unsaid: Final[deque[tuple[int, str]]] = deque()
 
     def say(self) -> None:
         """Write to the log what there is to say."""
         while self._unsaid:
             try:
-                text = self._unsaid.popleft()
+                level, text = self._unsaid.popleft()
             except IndexError:
                 return  # another thread said it
             with contextlib.suppress(Exception):  # of a filter of the user's, say: it is not the client's trouble
-                _LOG.warning("%s", text)
+                _LOG.log(level, "%s", text)
 
     def good(self) -> None:
         """Note that the broker answered, be it with a refusal."""
         if self._away:
             self._away = False
-            self._unsaid.append("the broker is back")
+            self._unsaid.append((logging.INFO, "the broker is back"))
 
     def call_failed(self, failure: Failure, now: float) -> None:
         """Note the failure of a call."""
@@ -88,7 +88,8 @@ class Health:
             self._away = True
             held, first = self._entries.held(now)
             ends = "" if first is None else f", the first ends in {first:.0f} s"
-            self._unsaid.append(f"the broker is away ({failure.code.name}): {held} authorizations are held{ends}")
+            text = f"the broker is away ({failure.code.name}): {held} authorizations are held{ends}"
+            self._unsaid.append((logging.WARNING, text))
 
     def state(self, now: float) -> State:
         """Return how the client is."""
@@ -100,14 +101,16 @@ class Health:
 
 class Watch:
     """
-    The one stream of a client, through all its ends.
+    The streams of a client: one at a time, but for an old one that comes to its end. Each goes by its outbox.
 
     Attributes:
         heard: when the last message came.
+        succeeded: whether the next stream is opened without the end of the newest.
     """
 
     def __init__(self, entries: Entries, health: Health, chance: Callable[[], float] = random.random) -> None:
         self.heard = 0.0
+        self.succeeded = False
         self._entries: Final = entries
         self._health: Final = health
         self._chance: Final = chance
@@ -115,12 +118,14 @@ class Watch:
         self._opened = 0.0
         self._lives = False
 
-    def opened(self, now: float) -> list[pb2.WatchAuthorizationsRequest]:
-        """Begin a stream. Returns the messages to begin it with."""
+    def opened(self, outbox: Outbox, now: float) -> None:
+        """Begin a stream, with a subscription to each entry."""
         self.heard = self._opened = now
-        self._lives = False
+        self._lives = self.succeeded = False
+        self._entries.outbox = outbox
         self._entries.sweep(now)
-        return self._entries.subscriptions(now)
+        for message in self._entries.subscriptions(now):
+            outbox.put_nowait(message)
 
     def lives(self, now: float) -> None:
         """Note that the broker has accepted the stream."""
@@ -129,23 +134,28 @@ class Watch:
         self._health.good()
         self._entries.stream_is(up=True)
 
-    def take(self, message: pb2.WatchAuthorizationsResponse, now: float, *, newest: bool = True) -> float | None:
+    def take(self, outbox: Outbox, message: pb2.WatchAuthorizationsResponse, now: float) -> float | None:
         """
         Do what a message says.
 
+        A value on an older stream than the newest may be older than what came on its successor, but what it withdraws
+        is withdrawn.
+
         Args:
+            outbox: of the stream that it came on.
             message: from the broker.
             now: when it came.
-            newest: whether no other stream was opened since this one. A value of an older one may be older than what
-                came on its successor, but what it withdraws is withdrawn.
 
         Returns:
-            In how many seconds to open the next stream, where the broker is about to end this one.
+            In how many seconds to open the next stream, where the broker is about to end this one and none is planned.
         """
         self._entries.sweep(now)
+        newest = outbox is self._entries.outbox
         if newest:
             self.lives(now)
         if message.HasField("closing"):
+            if not newest or self.succeeded:
+                return None
             return self._wait(message.closing.retry_delay.ToNanoseconds() / 1e9, now)
         entry = self._entries.named(message.subscription_id)
         if entry is None:
@@ -162,21 +172,26 @@ class Watch:
                 self._entries.withdrawn(entry)
         return None
 
-    def ended(self, failure: Failure | None, now: float) -> float:
+    def ended(self, outbox: Outbox, failure: Failure | None, now: float) -> float | None:
         """
-        Note that the newest stream has ended.
+        Note that a stream has ended.
 
         Args:
+            outbox: of the stream.
             failure: why; None where the broker ended it with OK.
             now: when.
 
         Returns:
-            How many seconds to wait before the next: never none, whatever the end.
+            How many seconds to wait before the next, never none, whatever the end; None where the next is opened
+            already, or planned.
         """
+        if outbox is not self._entries.outbox:
+            return None
+        self._entries.outbox = None
         self._entries.stream_is(up=False)
         if failure is not None:
             self._health.failed(failure, now, away=not failure.reason_text)
-        return self._wait(failure.retry_delay if failure else None, now)
+        return None if self.succeeded else self._wait(failure.retry_delay if failure else None, now)
 
     def _wait(self, retry_delay: float | None, now: float) -> float:
         if self._lives and now - self._opened >= STREAM_LIVED:

@@ -213,7 +213,7 @@ async def test_nothing_that_breaks_ends_the_watch(broker: SmallBroker, monkeypat
 
     monkeypatch.setattr(Watch, "lives", lives)
     with Client(broker.address) as client:
-        start = client._start
+        start = client._upkeep._start
         failures = [RuntimeError("can't start new thread")]
 
         def start_later(*work: Any) -> None:
@@ -221,7 +221,7 @@ async def test_nothing_that_breaks_ends_the_watch(broker: SmallBroker, monkeypat
                 raise failures.pop()
             start(*work)
 
-        monkeypatch.setattr(client, "_start", start_later)
+        monkeypatch.setattr(client._upkeep, "_start", start_later)
         client.authorization("inference", "t")
         until(lambda: not failures)
         client.authorization("inference", "other")
@@ -243,8 +243,8 @@ async def test_without_a_watch_a_connection_uses_its_entry_and_what_is_idle_goes
         return made
 
     broker.answer = due
-    monkeypatch.setattr("credentialbroker.client._SLICE_SECONDS", 0.02)
-    monkeypatch.setattr("credentialbroker.aio._SLICE_SECONDS", 0.02)
+    monkeypatch.setattr("credentialbroker.thread_upkeep.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("credentialbroker.aio_upkeep.LOOK_SECONDS", 0.02)
     with Client(broker.address, watch=False, idle_seconds=0.1) as client, client.connection("inference", "t") as open_:
         until(open_._changed.is_set)
         until(lambda: ", 0 held" in repr(client))

@@ -1,5 +1,7 @@
 """What is held, for how long, and what is to be done for a use of it. No clock, no network: times are arguments."""
 
+import logging
+from asyncio import Queue
 from typing import Any
 
 import grpc
@@ -9,7 +11,7 @@ from credentialbroker.entries import Entries, Use
 from credentialbroker.errors import Failure
 from credentialbroker.lifetimes import Backoff
 from credentialbroker.origins import OriginError, check_origin, origin_of_adapter, parse_origin
-from credentialbroker.questions import Question, Report
+from credentialbroker.questions import Ask, Question, Report
 from credentialbroker.v1 import credential_broker_pb2 as pb2
 from credentialbroker.watch import Health, Watch
 from google.protobuf.json_format import MessageToDict
@@ -26,11 +28,12 @@ class World:
 
     def __init__(self, *, size: int = 10, idle: float = 300.0, watched: bool = True) -> None:
         self.announced: list[Any] = []
-        self.entries = Entries(
-            size=size, idle_seconds=idle, watched=watched, announce=self._announce, chance=lambda: 1.0
-        )
+        self.entries = Entries(size=size, idle_seconds=idle, watched=watched, chance=lambda: 1.0)
+        self.entries.outbox = self
 
-    def _announce(self, sent: pb2.WatchAuthorizationsRequest) -> None:
+    def put_nowait(self, sent: pb2.WatchAuthorizationsRequest | None) -> None:
+        """Take what is sent on the stream."""
+        assert sent is not None
         self.announced.append(MessageToDict(sent, preserving_proto_field_name=True))
 
     def keep(self, held: Authorization, now: float = 0.0) -> None:
@@ -182,10 +185,12 @@ def test_an_origin_is_asked_about_once_and_eight_are_remembered() -> None:
     world.keep(authorization())
     questions = [Question(KEY, target_url=f"https://host{number}.example/x") for number in range(9)]
     for question in questions:
-        assert question.held(world.entries, 1.0) == (None, False)
+        assert question.look(world.entries, 1.0) == Ask(question)
         question.answered(world.entries, world.entries.asked(KEY), authorization(), 1.0)
-    assert [question.held(world.entries, 1.0)[0] is not None for question in questions] == [False] + [True] * 8
-    assert Question(KEY, target_url="https://user@host8.example/").held(world.entries, 1.0) == (None, False)
+    answered = [isinstance(question.look(world.entries, 1.0), Authorization) for question in questions]
+    assert answered == [False] + [True] * 8
+    odd = Question(KEY, target_url="https://user@host8.example/")
+    assert odd.look(world.entries, 1.0) == Ask(odd)
 
 
 def test_the_least_recently_used_goes_first_but_not_one_with_a_connection() -> None:
@@ -259,10 +264,45 @@ def test_a_report_replaces_and_one_of_what_was_replaced_costs_nothing() -> None:
     world = World()
     world.keep(authorization("r1"))
     report = Report(KEY, "r1")
-    assert report.held(world.entries, 1.0) == (None, False)
+    assert report.look(world.entries, 1.0) == Ask(report)
     better = authorization("r2")
     report.answered(world.entries, world.entries.asked(KEY), better, 1.0)
-    assert report.held(world.entries, 1.0) == (better, False)
+    assert report.look(world.entries, 1.0) is better
+
+
+def test_a_report_that_comes_after_the_late_withdrawal_of_what_it_names_asks_and_reports_nothing() -> None:
+    """The answer to the first report may overtake the withdrawal on the stream: then nothing is held for a moment."""
+    world = World()
+    world.keep(authorization("r1"))
+    report, later = Report(KEY, "r1"), Report(KEY, "r1", "of another request")
+    report.answered(world.entries, world.entries.asked(KEY), authorization("r2"), 1.0)
+    world.entries.withdrawn(world.entries.by_key[KEY], rejected=True)
+    assert later.look(world.entries, 1.0) == Ask(Question(KEY))
+
+
+@pytest.mark.parametrize("again", ["by the report", "later"])
+def test_what_comes_again_after_its_report_can_be_reported_again(again: str) -> None:
+    """As after a correction of the broker's clock, which signs the same anew."""
+    world = World()
+    world.keep(authorization("r1"))
+    report = Report(KEY, "r1")
+    answer = authorization("r1" if again == "by the report" else "r2")
+    report.answered(world.entries, world.entries.asked(KEY), answer, 1.0)
+    world.entries.received(world.entries.by_key[KEY], authorization("r1"), 1.0)
+    assert report.look(world.entries, 1.0) == Ask(report)
+
+
+def test_the_end_of_a_task_drops_what_is_held_of_its_thread_in_every_scope() -> None:
+    """Of the identity that ended it; connections learn of it, and other threads and identities keep what they have."""
+    world, changes = World(), list[str]()
+    ended = [Key("a", scope, "t") for scope in ("inference", "files")]
+    others = [Key("a", "inference", "u"), Key("b", "inference", "t")]
+    for key in ended + others:
+        world.keep(authorization(key=key))
+        world.entries.connect(authorization(key=key), Use("tag", lambda scope=key.scope: changes.append(scope)))  # type: ignore[misc]
+    world.entries.task_ended("a", "t")
+    assert [world.look(1.0, key)[0] for key in ended + others] == [None, None, "r1", "r1"]
+    assert changes == ["inference", "files"]
 
 
 def test_a_report_does_not_outlive_a_revocation() -> None:
@@ -324,7 +364,7 @@ def watched() -> tuple[World, Watch, Health]:
     health = Health(world.entries)
     watch = Watch(world.entries, health, chance=lambda: 1.0)
     world.keep(authorization())
-    watch.opened(0.0)
+    watch.opened(world, 0.0)
     watch.lives(0.0)
     return world, watch, health
 
@@ -341,7 +381,7 @@ def test_each_message_of_the_stream_does_what_it_says() -> None:
         (respond(subscription_id="1"), "r2"),
         (respond(subscription_id="1", withdrawal=pb2.Withdrawal(reason=99)), None),  # type: ignore[arg-type]
     ):
-        assert watch.take(event, 1.0) is None
+        assert watch.take(world, event, 1.0) is None
         assert world.look(1.0)[0] == revision
     assert health.state(1.0).last_error is not None
 
@@ -350,7 +390,8 @@ def test_a_refusal_on_the_stream_drops_the_value() -> None:
     """Other errors of a subscription leave it."""
     world, watch, _ = watched()
     status = pb2.ErrorStatus(code=7, reason=12, message="no")
-    watch.take(pb2.WatchAuthorizationsResponse(subscription_id="1", error=pb2.SubscriptionError(status=status)), 1.0)
+    refusal = pb2.WatchAuthorizationsResponse(subscription_id="1", error=pb2.SubscriptionError(status=status))
+    watch.take(world, refusal, 1.0)
     assert world.look(1.0) == (None, False)
 
 
@@ -358,46 +399,63 @@ def test_an_older_stream_withdraws_but_brings_no_value() -> None:
     """Its successor is the one that is current."""
     world, watch, _ = watched()
     old = pb2.WatchAuthorizationsResponse(subscription_id="1", authorization=message("old"))
-    watch.take(old, 1.0, newest=False)
+    watch.opened(Queue(), 1.0)
+    watch.take(world, old, 1.0)
     assert world.look(1.0)[0] == "r1"
     gone = pb2.WatchAuthorizationsResponse(subscription_id="1", withdrawal=pb2.Withdrawal())
-    watch.take(gone, 1.0, newest=False)
+    watch.take(world, gone, 1.0)
     assert world.look(1.0)[0] is None
 
 
 def test_no_end_of_a_stream_is_followed_by_the_next_at_once() -> None:
     """OK or not, the waits grow; they begin anew after a stream that lived 5 s; `closing` says how long at least."""
-    _, watch, _ = watched()
+    world, watch, _ = watched()
     waits = []
     for lived in (1.0, 1.0, 5.0):
-        watch.opened(100.0)
+        watch.opened(world, 100.0)
         watch.lives(100.0)
-        waits.append(watch.ended(None, 100.0 + lived))
+        waits.append(watch.ended(world, None, 100.0 + lived))
     assert waits == [0.2, 0.4, 0.2]
     closing = pb2.WatchAuthorizationsResponse()
     closing.closing.retry_delay.FromSeconds(0)
-    watch.opened(200.0)
-    assert watch.take(closing, 200.0) == 0.4
+    watch.opened(world, 200.0)
+    assert watch.take(world, closing, 200.0) == 0.4
+
+
+def test_a_stream_that_is_about_to_end_has_one_successor() -> None:
+    """However often it says so, and though it ends then, before or after the next is opened."""
+    closing = pb2.WatchAuthorizationsResponse()
+    closing.closing.retry_delay.FromSeconds(0)
+    for opened in (False, True):
+        world, watch, _ = watched()
+        assert watch.take(world, closing, 1.0) is not None
+        watch.succeeded = True
+        assert watch.take(world, closing, 1.0) is None
+        if opened:
+            watch.opened(Queue(), 2.0)
+            assert watch.take(world, closing, 2.0) is None
+        assert watch.ended(world, None, 3.0) is None
 
 
 def test_the_broker_is_said_to_be_away_once_and_to_be_back_once(caplog: pytest.LogCaptureFixture) -> None:
     """However often the stream fails; that a deadline passed says nothing."""
-    _, watch, health = watched()
+    world, watch, health = watched()
+    caplog.set_level(logging.INFO)
     late = Failure(code=grpc.StatusCode.DEADLINE_EXCEEDED, message="late")
     health.call_failed(late, 1.0)
-    watch.ended(None, 1.0)
+    watch.ended(world, None, 1.0)
     health.say()
     assert caplog.messages == []
     for now in (2.0, 3.0):
-        watch.opened(now)
-        watch.ended(AWAY, now)
+        watch.opened(world, now)
+        watch.ended(world, AWAY, now)
         health.say()
-    watch.opened(4.0)
+    watch.opened(world, 4.0)
     watch.lives(4.0)
     health.say()
-    assert caplog.messages == [
-        "the broker is away (UNAVAILABLE): 1 authorizations are held, the first ends in 58 s",
-        "the broker is back",
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "the broker is away (UNAVAILABLE): 1 authorizations are held, the first ends in 58 s"),
+        ("INFO", "the broker is back"),
     ]
 
 
