@@ -104,6 +104,7 @@ func callAlone[Q, A any](ctx context.Context, c *Client, method rpc[Q, A], reque
 	}
 	bounded, cancel := context.WithTimeout(ctx, c.settings.timeout)
 	defer cancel()
+	defer context.AfterFunc(c.flights.ctx, cancel)() // as those who wait for a flight, who learn of the end at once
 	answer, err := call(bounded, c, method, request)
 	switch {
 	case err == nil:

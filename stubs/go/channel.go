@@ -39,7 +39,6 @@ func openChannel(s settings) (*grpc.ClientConn, error) {
 		grpc.WithNoProxy(), // headers are secrets, and the broker is near
 		grpc.WithUserAgent("credentialbroker-go/" + Version),
 		grpc.WithDefaultServiceConfig(serviceConfig),
-		grpc.WithDisableServiceConfig(), // a name's TXT record has no say
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: 5 * time.Second,

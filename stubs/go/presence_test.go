@@ -56,6 +56,7 @@ func TestAwayIsSaidOnce(t *testing.T) {
 			t.Errorf("a broker that refuses is not away: %s", log.String())
 		}
 		p.failed(away)
+		p.failed(errorOf(context.DeadlineExceeded)) // which nobody answered
 		p.failed(away)
 		if text := log.String(); strings.Count(text, "the broker is away") != 1 || !strings.Contains(text, "level=WARN") ||
 			!strings.Contains(text, "held=3") || !strings.Contains(text, "first_ends_in=20s") {
@@ -72,6 +73,12 @@ func TestAwayIsSaidOnce(t *testing.T) {
 		if strings.Count(log.String(), "the broker is back") != 1 {
 			t.Error(log.String())
 		}
+	}
+	log.Reset()
+	p.failing = func() bool { return true }
+	p.failed(refusal)
+	if log.Len() > 0 {
+		t.Errorf("a broker that refuses is not away, whatever its connection is by now: %s", log.String())
 	}
 	if (&presence{}).lastError() != nil {
 		t.Error("an error without one")
@@ -99,6 +106,47 @@ func TestBackOnlyWithAWord(t *testing.T) {
 			t.Errorf("watching %v: %s", client.State().Watching, log.text.String())
 		}
 	})
+}
+
+func TestBackWithTheNextWordOfAStreamThatLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		var log said
+		client, end := broker.start(t, log.logger())
+		defer end()
+		get(t, client, wanted)
+		stream := <-broker.opened
+		broker.get = func(int, *pb.GetAuthorizationRequest) (*pb.Authorization, error) { return nil, errUnavailable }
+		if _, err := client.Authorization(t.Context(), Request{Scope: "another"}); err == nil || log.count("is away") != 1 || log.count("is back") != 0 {
+			t.Errorf("%v: %s", err, log.text.String())
+		}
+		stream.event(t, &pb.WatchAuthorizationsResponse{Event: &pb.WatchAuthorizationsResponse_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
+		if log.count("is back") != 1 {
+			t.Errorf("said: %s", log.text.String())
+		}
+	})
+}
+
+func TestTheEndIsNoErrorOfTheBroker(t *testing.T) {
+	refused := WithDialOptions(grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+		return nil, errors.New("connection refused")
+	}))
+	for name, option := range map[string]Option{"while the broker is there": WithIdentity("i"), "while it cannot be reached": refused} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				var log said
+				client, end := broker.start(t, log.logger(), option)
+				defer end()
+				go func() { _, _ = client.Authorization(t.Context(), wanted) }()
+				time.Sleep(time.Second)
+				_ = client.Close()
+				if log.count("is away") != 0 || client.State().LastError != nil {
+					t.Errorf("%v, said: %s", client.State().LastError, log.text.String())
+				}
+			})
+		})
+	}
 }
 
 func TestAwayWithoutAWatch(t *testing.T) {

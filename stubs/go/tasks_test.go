@@ -1,6 +1,7 @@
 package credentialbroker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
@@ -66,6 +68,47 @@ func TestEndOfATaskDropsWhatIsHeldOfIt(t *testing.T) {
 			if got := get(t, client, request); got != held[request] {
 				t.Errorf("%v: %v was dropped", request, held[request])
 			}
+		}
+	})
+}
+
+func TestCallOfOneUserAlone(t *testing.T) {
+	for name, test := range map[string]struct {
+		meanwhile func(client *Client, cancel context.CancelFunc)
+		want      error
+		after     time.Duration
+	}{
+		"is bounded":   {func(*Client, context.CancelFunc) {}, context.DeadlineExceeded, 10 * time.Second},
+		"is cancelled": {func(_ *Client, cancel context.CancelFunc) { cancel() }, context.Canceled, time.Second},
+		"is closed":    {func(client *Client, _ context.CancelFunc) { _ = client.Close() }, ErrClosed, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{endOf: func(*pb.EndTaskRequest) error {
+					time.Sleep(20 * time.Second)
+					return nil
+				}}
+				client, end := broker.start(t)
+				defer end()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				time.AfterFunc(time.Second, func() { test.meanwhile(client, cancel) })
+				began := time.Now()
+				if _, err := client.EndTask(ctx, "t1", ""); !errors.Is(err, test.want) || time.Since(began) != test.after {
+					t.Errorf("%v after %v", err, time.Since(began))
+				}
+			})
+		})
+	}
+}
+
+func TestMetadataOfAUsersContextIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, end := endsTasks().start(t)
+		defer end()
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-credential-broker", "of the user's own calls")
+		if _, err := client.EndTask(ctx, "t1", ""); err != nil {
+			t.Error(err)
 		}
 	})
 }

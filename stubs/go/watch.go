@@ -125,11 +125,7 @@ func (w *watcher) receive(s *stream, silence *time.Timer) error {
 	// its headers where it has nothing to send.
 	if headers, err := s.call.Header(); err == nil && headers != nil {
 		w.presence.answered()
-		w.mu.Lock()
-		if w.current == s {
-			w.up.Store(true)
-		}
-		w.mu.Unlock()
+		w.up.Store(true)
 	}
 	for closing := false; ; {
 		message, err := s.call.Recv()
