@@ -27,9 +27,10 @@ import javax.net.ssl.SSLParameters;
  *
  * <p>After a 401 it reports the headers and sends the request once more with better ones, if its
  * body can be sent again: if its length is known beforehand. The 401 is the answer when the broker
- * has nothing better, or the second attempt fails on its way. A request to another origin fails
- * with {@link OriginException}, before anything is sent. Redirects are never followed, whatever the
- * builder says: they are the answer.
+ * has nothing better, or the second attempt fails on its way. The second attempt goes by the same
+ * connection where the handler reads a 401 whole, as those for texts and bytes do. A request to
+ * another origin fails with {@link OriginException}, before anything is sent. Redirects are never
+ * followed, whatever the builder says: they are the answer.
  */
 public final class BrokerHttpClient extends HttpClient {
   private static final String DETAIL = "401 to java.net.http";

@@ -56,6 +56,11 @@ final class Cache {
     asking.remove(asked);
   }
 
+  /** Returns how many questions are on their way. */
+  synchronized int asked() {
+    return asking.size();
+  }
+
   /**
    * Keeps the answer to a question.
    *

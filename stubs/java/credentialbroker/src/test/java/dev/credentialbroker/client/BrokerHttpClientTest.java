@@ -3,6 +3,7 @@ package dev.credentialbroker.client;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import io.grpc.Status;
 import java.io.IOException;
@@ -169,6 +170,13 @@ class BrokerHttpClientTest {
     backend.statuses.add(403);
     assertEquals(403, send(HttpRequest.newBuilder(backend.origin()), false).statusCode());
     assertEquals(0, broker.reported.size());
+  }
+
+  @Test
+  void closesTheClientThatSends() {
+    assumeTrue(AutoCloseable.class.isAssignableFrom(HttpClient.class), "from Java 21 on");
+    http.close();
+    assertThrows(IOException.class, () -> send(HttpRequest.newBuilder(backend.origin()), false));
   }
 
   @Test

@@ -137,11 +137,13 @@ class CacheTest {
     keep("a", 0);
     Entry entry = cache.get(key("a"));
     List<Asked> before = List.of(ask("a"), ask("a"));
+    Asked ofAnother = ask("b");
     cache.withdraw(entry, false);
     Asked after = ask("a");
     assertNull(entry.value());
     assertNull(cache.keep(before.get(0), answer("a", "s", 0), 0));
     assertNull(cache.keep(before.get(1), answer("a", "other", 0), 0));
+    assertNotNull(cache.keep(ofAnother, answer("b", "s", 0), 0));
     assertNull(entry.value());
     assertNotNull(cache.keep(after, answer("a", "s", 0), 0));
     assertNotNull(entry.value());
