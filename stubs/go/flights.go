@@ -49,7 +49,7 @@ func newFlights(ctx context.Context, each time.Duration) *flights {
 // before it returns it. A waiter whose context ends leaves alone; when the last one leaves the call is cancelled. Who
 // joins a call has the whole of the own time, also when the call's ends before: then it is asked again.
 func (f *flights) do(ctx context.Context, a ask, held func() *Authorization, call func(context.Context) (*Authorization, error)) (*Authorization, error) {
-	for bounded := false; ; {
+	for {
 		f.mu.Lock()
 		flight := f.flying[a]
 		joins := flight != nil
@@ -65,11 +65,10 @@ func (f *flights) do(ctx context.Context, a ask, held func() *Authorization, cal
 		}
 		flight.waiting++
 		f.mu.Unlock()
-		if joins && !bounded {
+		if joins { // the first time says when this ends: a later one ends no earlier
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, f.each)
 			defer cancel()
-			bounded = true
 		}
 
 		select {

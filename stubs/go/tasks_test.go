@@ -78,7 +78,7 @@ func TestCallOfOneUserAlone(t *testing.T) {
 		want      error
 		after     time.Duration
 	}{
-		"is bounded":   {func(*Client, context.CancelFunc) {}, context.DeadlineExceeded, 10 * time.Second},
+		"is bounded":   {func(*Client, context.CancelFunc) {}, context.DeadlineExceeded, 5 * time.Second},
 		"is cancelled": {func(_ *Client, cancel context.CancelFunc) { cancel() }, context.Canceled, time.Second},
 		"is closed":    {func(client *Client, _ context.CancelFunc) { _ = client.Close() }, ErrClosed, time.Second},
 	} {
@@ -88,7 +88,7 @@ func TestCallOfOneUserAlone(t *testing.T) {
 					time.Sleep(20 * time.Second)
 					return nil
 				}}
-				client, end := broker.start(t)
+				client, end := broker.start(t, WithTimeout(5*time.Second))
 				defer end()
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
