@@ -8,6 +8,7 @@ import dev.credentialbroker.client.ClientState;
 import dev.credentialbroker.client.Header;
 import dev.credentialbroker.client.OriginException;
 import dev.credentialbroker.v1.Task;
+import io.grpc.StatusRuntimeException;
 import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.CancellationException;
@@ -74,6 +75,8 @@ final class Answers {
       JsonObject metadata = new JsonObject();
       broker.metadata().forEach(metadata::addProperty);
       error.add("metadata", metadata);
+    } else if (cause instanceof StatusRuntimeException ofTheUsersCall) {
+      error.addProperty("code", ofTheUsersCall.getStatus().getCode().name());
     }
     return error;
   }
@@ -82,8 +85,7 @@ final class Answers {
     boolean wrapped =
         failure instanceof ExecutionException
             || failure instanceof CompletionException
-            || (failure instanceof java.io.IOException && !(failure instanceof OriginException))
-            || failure instanceof io.grpc.StatusRuntimeException;
+            || (failure instanceof java.io.IOException && !(failure instanceof OriginException));
     return wrapped && failure.getCause() != null ? cause(failure.getCause()) : failure;
   }
 
