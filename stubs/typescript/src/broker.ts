@@ -1,5 +1,6 @@
-import type { Channel, Send, WatchCall } from "./channel.js";
+import { Channel, type Send, type WatchCall } from "./channel.js";
 import { BrokerError } from "./errors.js";
+import type { Clock } from "./lifetimes.js";
 import type { Settings } from "./settings.js";
 
 /** What is held, for the word that the broker is away. */
@@ -14,10 +15,13 @@ export class Broker {
   #isAway = false;
   #isClosed = false;
 
-  constructor(channel: Channel, settings: Settings, summary: Summary) {
-    this.#channel = channel;
+  /** @throws as {@link Channel}. */
+  constructor(settings: Settings, clock: Clock, summary: Summary) {
     this.#settings = settings;
     this.#summary = summary;
+    this.#channel = new Channel(settings, clock, () => {
+      this.#wentAway("it cannot be reached");
+    });
   }
 
   /** Whether there is a connection. */
@@ -43,13 +47,11 @@ export class Broker {
     } catch (error) {
       if (error instanceof BrokerError && !signal.aborted) {
         this.#lastError = error;
-        // that a deadline passed says nothing of the broker, as long as it can be reached
-        const isUnreachable = error.code === "UNAVAILABLE" ? !this.#channel.isReady : this.#channel.isFailing;
         if (error.reasonText !== "") {
           this.answered();
-        } else if (isUnreachable) {
-          this.#wentAway(error);
-        }
+        } else if (error.code === "UNAVAILABLE" && !this.#channel.isReady) {
+          this.#wentAway(error.message);
+        } // that a deadline passed says nothing of the broker
       }
       throw error;
     }
@@ -77,7 +79,7 @@ export class Broker {
   lost(error: BrokerError | undefined): void {
     this.#lastError = error ?? this.#lastError;
     if (error?.code === "UNAVAILABLE" && error.reasonText === "") {
-      this.#wentAway(error);
+      this.#wentAway(error.message);
     }
   }
 
@@ -87,7 +89,7 @@ export class Broker {
     this.#channel.close();
   }
 
-  #wentAway(error: BrokerError): void {
+  #wentAway(why: string): void {
     if (!this.#isAway && !this.#isClosed) {
       this.#isAway = true;
       const { held, firstEndInMs } = this.#summary();
@@ -95,7 +97,7 @@ export class Broker {
         firstEndInMs === undefined ? "" : `, of which the first ends in ${(firstEndInMs / 1_000).toFixed(1)} s`;
       this.#log(
         "warn",
-        `the broker is away (${this.#settings.address.target}: ${error.message}); ` +
+        `the broker is away (${this.#settings.address.target}: ${why}); ` +
           `${String(held)} authorizations are held${first}`,
       );
     }

@@ -19,6 +19,7 @@ import {
 import type { Clock } from "./lifetimes.js";
 import { SERVICE_CONFIG } from "./service-config.js";
 import type { Settings } from "./settings.js";
+import { Sockets } from "./sockets.js";
 import { TlsFiles } from "./tls.js";
 import { VERSION } from "./version.js";
 
@@ -36,26 +37,26 @@ export type WatchCall = ClientDuplexStream<WatchAuthorizationsRequest, WatchAuth
 /** The connection to the brokers of one address. Made without I/O but reading the TLS files; connects with the first call. */
 export class Channel {
   readonly #tls: TlsFiles | undefined;
+  readonly #sockets = new Sockets();
   readonly #stub: CredentialBrokerClient;
 
-  /** @throws Error that names the TLS file, when one cannot be used. */
-  constructor(settings: Settings, clock: Clock) {
+  /**
+   * @param failing is told each time that no broker can be reached any more.
+   * @throws Error that names the TLS file, when one cannot be used.
+   */
+  constructor(settings: Settings, clock: Clock, failing: () => void) {
     this.#tls = settings.tls && new TlsFiles(settings.tls, clock);
     this.#stub = new CredentialBrokerClient(
       settings.address.target,
-      withoutHoldingTheProcess(channelCredentials(this.#tls)),
+      this.#sockets.attach(channelCredentials(this.#tls)),
       channelOptions(settings),
     );
+    this.#follow(connectivityState.IDLE, failing);
   }
 
   /** Whether a broker is connected. */
   get isReady(): boolean {
     return this.#stub.getChannel().getConnectivityState(false) === connectivityState.READY;
-  }
-
-  /** Whether no broker can be reached: the last try to connect failed, and none has succeeded since. */
-  get isFailing(): boolean {
-    return this.#stub.getChannel().getConnectivityState(false) === connectivityState.TRANSIENT_FAILURE;
   }
 
   /**
@@ -92,6 +93,20 @@ export class Channel {
   /** Closes the connections. */
   close(): void {
     this.#stub.close();
+    this.#sockets.close();
+  }
+
+  #follow(state: connectivityState, failing: () => void): void {
+    const channel = this.#stub.getChannel();
+    channel.watchConnectivityState(state, Infinity, () => {
+      const next = channel.getConnectivityState(false);
+      if (next === connectivityState.TRANSIENT_FAILURE) {
+        failing();
+      }
+      if (next !== connectivityState.SHUTDOWN) {
+        this.#follow(next, failing);
+      }
+    });
   }
 }
 
@@ -123,25 +138,4 @@ function channelCredentials(tls: TlsFiles | undefined): ChannelCredentials {
   return tls === undefined
     ? credentials.createInsecure()
     : experimental.createCertificateProviderChannelCredentials(tls, tls.hasIdentity ? tls : null);
-}
-
-/**
- * Keeps connections from keeping the process alive, which the open stream of a client would for ever. Whoever waits for
- * an answer keeps it alive by a timer (see shared-call.ts).
- *
- * grpc-js refs the socket for each open call and has no setting for it, so the sockets that it gets cannot be reffed.
- */
-function withoutHoldingTheProcess(made: ChannelCredentials): ChannelCredentials {
-  const createConnector = made._createSecureConnector.bind(made);
-  made._createSecureConnector = (...parameters) => {
-    const connector = createConnector(...parameters);
-    const connect = connector.connect.bind(connector);
-    connector.connect = async (tcp) => {
-      const connected = await connect(tcp);
-      connected.socket.ref = () => connected.socket;
-      return connected;
-    };
-    return connector;
-  };
-  return made;
 }

@@ -3,7 +3,6 @@ import type { CallCredentials, ChannelCredentials } from "@grpc/grpc-js";
 import type { Authorization } from "./authorization.js";
 import { Broker } from "./broker.js";
 import { Cache } from "./cache.js";
-import { Channel } from "./channel.js";
 import { Connection } from "./connection.js";
 import type { Key } from "./entry.js";
 import { BrokerError, ClosedError } from "./errors.js";
@@ -97,7 +96,6 @@ export class BrokerClient implements Disposable {
    */
   constructor(options: BrokerClientOptions = {}) {
     this.#settings = readSettings(options, process.env);
-    const channel = new Channel(this.#settings, this.#clock);
     this.#cache = new Cache(this.#settings.cacheSize, this.#clock, {
       kept: (entry) => {
         this.#upkeep.begin(entry);
@@ -106,7 +104,7 @@ export class BrokerClient implements Disposable {
         this.#upkeep.end(entry);
       },
     });
-    this.#broker = new Broker(channel, this.#settings, () => this.#cache.summary());
+    this.#broker = new Broker(this.#settings, this.#clock, () => this.#cache.summary());
     this.#questions = new Questions(this.#broker, this.#cache, this.#clock, this.#settings.timeoutMs);
     this.#upkeep = new Upkeep(this.#broker, this.#cache, this.#questions, this.#clock, this.#settings);
     this.#tasks = new SharedCalls(this.#clock, 0);

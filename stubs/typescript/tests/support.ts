@@ -1,8 +1,13 @@
 // A broker of the tests' own: a gRPC server in this process that answers as it is told, and keeps what it was asked.
 
+import { execFileSync } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server as HttpServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import {
@@ -106,6 +111,10 @@ export class FakeBroker implements AsyncDisposable {
 
   get address(): string {
     return `127.0.0.1:${String(this.#port)}`;
+  }
+
+  get port(): number {
+    return this.#port;
   }
 
   /** Listens, on the port that it had before if there was one. */
@@ -214,6 +223,23 @@ export function gate(): { opened: Promise<void>; open: () => void } {
     open = resolve;
   });
   return { opened, open };
+}
+
+/** For files of the tests of one process. */
+export const folder = mkdtempSync(join(tmpdir(), "tls-"));
+after(() => {
+  rmSync(folder, { recursive: true });
+});
+
+/** Makes a certificate for this machine that is its own authority. */
+export function issue(name: string): { certificate: string; key: string } {
+  const [certificate, key] = [join(folder, `${name}.crt`), join(folder, `${name}.key`)];
+  const subject = ["-subj", `/CN=${name}`, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+  const made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+  execFileSync("openssl", ["req", "-x509", ...made, ...subject, "-keyout", key, "-out", certificate], {
+    stdio: "ignore",
+  });
+  return { certificate, key };
 }
 
 /** Waits until something is so. */

@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 
 import {
   credentials,
@@ -26,23 +24,7 @@ import {
   type ListScopesRequest,
   type ListScopesResponse,
 } from "../src/v1.js";
-import { FakeBroker } from "./support.js";
-
-const folder = mkdtempSync(join(tmpdir(), "tls-"));
-after(() => {
-  rmSync(folder, { recursive: true });
-});
-
-/** Makes a certificate for this machine that is its own authority. */
-function issue(name: string): { certificate: string; key: string } {
-  const [certificate, key] = [join(folder, `${name}.crt`), join(folder, `${name}.key`)];
-  const subject = ["-subj", `/CN=${name}`, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
-  const made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-  execFileSync("openssl", ["req", "-x509", ...made, ...subject, "-keyout", key, "-out", certificate], {
-    stdio: "ignore",
-  });
-  return { certificate, key };
-}
+import { FakeBroker, folder, issue } from "./support.js";
 
 const one = issue("one");
 const other = issue("other");

@@ -219,6 +219,13 @@ async function echoOverGrpc(client: BrokerClient, command: Command): Promise<obj
   return { results };
 }
 
+/** Says on standard error what is logged, with its level. */
+function saying(level: string): (message: string) => void {
+  return (message) => {
+    console.error(`${level}: ${message}`);
+  };
+}
+
 /** All ways to print something. */
 function printed(value: object): string[] {
   return [
@@ -252,6 +259,7 @@ const doers: Record<string, (command: Command) => object | Promise<object>> = {
       cacheSize: number(command, "cache_size"),
       idleMs: milliseconds(command, "idle_seconds"),
       silenceMs: milliseconds(command, "silence_seconds"),
+      logger: { info: saying("info"), warn: saying("warning") },
     };
     try {
       clients.set(text(command, "client"), command["env"] === true ? new BrokerClient() : new BrokerClient(options));
