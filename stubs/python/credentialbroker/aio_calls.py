@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import grpc
 import grpc.aio
 
 from credentialbroker.authorization import Authorization, Key
@@ -17,6 +18,7 @@ from credentialbroker.v1.credential_broker_pb2_grpc import CredentialBrokerStub
 
 Landed = asyncio.Task[Authorization | Failure | None]
 AioCore = Core[grpc.aio.Channel, Landed]
+_CUT_OFF: Final = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 Start = Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]]
 """Starts a task of the client, by its name."""
 
@@ -77,6 +79,7 @@ class AioCalls:
             core.check_open()  # closing cancels what is under way
             failure = failure_of_call(error)
             core.health.call_failed(failure, time.monotonic())
+            self._note_if_cut_off(failure)
             raise BrokerError(failure) from None
         except asyncio.CancelledError:
             core.check_open()  # closing cancels what is under way, and not only who waits
@@ -109,7 +112,10 @@ class AioCalls:
                 flight.call.cancel()
         self._core.check_open()
         if not flight.landed.done() or flight.landed.cancelled():
-            raise BrokerError(deadline_exceeded(seconds))
+            failure = deadline_exceeded(seconds)
+            self._note_if_cut_off(failure)
+            self._core.health.say()
+            raise BrokerError(failure)
         return flight.landed.result()
 
     async def _fly(self, flight: Flight[Landed]) -> Authorization | Failure | None:
@@ -119,9 +125,18 @@ class AioCalls:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the failure of this call
             outcome = failure_of_exception(error)
         answer = self._core.flights.land(flight, outcome, time.monotonic())
+        if isinstance(outcome, Failure):
+            self._note_if_cut_off(outcome)
         self._core.health.say()
         self._landed()
         return answer
+
+    def _note_if_cut_off(self, failure: Failure) -> None:
+        # That a time passed says nothing of the broker, and a call waits for a connection until then. On a client that
+        # watches the stream tells.
+        core = self._core
+        if not core.watches and failure.is_late and core.channels.current.get_state() is _CUT_OFF:
+            core.health.failed(failure, time.monotonic(), away=True)
 
     async def _send(self, flight: Flight[Landed]) -> Authorization | Failure:
         channel = self._core.channels.acquire()

@@ -122,6 +122,11 @@ class Channels(Generic[ChannelT]):
         self._tls = self._read()
         self._set_out()
 
+    @property
+    def current(self) -> ChannelT:
+        """The channel that the next call would be on, to look at it only."""
+        return self._current.grpc
+
     def acquire(self) -> Channel[ChannelT]:
         """Return the channel for a call. It must be released when the call has ended."""
         self._look()

@@ -52,6 +52,11 @@ class Failure:
         """Whether asking again would be refused again until somebody has changed something."""
         return self.code in _REFUSALS
 
+    @property
+    def is_late(self) -> bool:
+        """Whether all that is known is that there was no answer in time, which may be somebody's own short one."""
+        return self.code is grpc.StatusCode.DEADLINE_EXCEEDED and not self.reason_text
+
 
 class BrokerError(Exception):
     """

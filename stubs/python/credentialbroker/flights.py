@@ -43,7 +43,7 @@ class Flight(Generic[LandedT]):
 
 
 class Flights(Generic[LandedT]):
-    """All flights of a client. One that is no longer among them brings nothing to anybody."""
+    """All flights of a client. What one brings that is no longer among them is not kept."""
 
     def __init__(self, entries: Entries, health: Health) -> None:
         self._entries: Final = entries
@@ -79,14 +79,17 @@ class Flights(Generic[LandedT]):
         is_wanted = self.remove(flight)
         if isinstance(outcome, Authorization):
             self._health.good()
-            return flight.question.answered(self._entries, flight.asked, outcome, now) if is_wanted else None
-        self._health.call_failed(outcome, now)
-        if is_wanted:
-            flight.question.failed(self._entries, flight.asked, outcome, now)
-        return outcome if is_wanted else None
+            if is_wanted:
+                return flight.question.answered(self._entries, flight.asked, outcome, now)
+        else:
+            self._health.call_failed(outcome, now)
+            if is_wanted:
+                flight.question.failed(self._entries, flight.asked, outcome, now)
+                return outcome
+        return outcome if flight.question.is_given_late else None
 
     def remove(self, flight: Flight[LandedT]) -> bool:
-        """Let a flight bring nothing to anybody any more. Returns whether it would have."""
+        """Keep nothing of what a flight brings. Returns whether it would have been kept."""
         is_there = self._by_question.get(flight.question) is flight
         if is_there:
             del self._by_question[flight.question]

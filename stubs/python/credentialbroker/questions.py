@@ -44,6 +44,7 @@ class Question:
     """
 
     rpc: ClassVar = "GetAuthorization"
+    is_given_late: ClassVar = False
 
     key: Key
     min_validity: float = 0.0
@@ -112,6 +113,7 @@ class Report:
     """
 
     rpc: ClassVar = "ReportRejected"
+    is_given_late: ClassVar = True  # though not kept, what the end of the task overtook: one report is enough
 
     key: Key
     revision: str

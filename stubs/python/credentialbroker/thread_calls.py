@@ -1,5 +1,6 @@
 """The calls of the client for threads: one for all who ask the same at a time."""
 
+import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -17,6 +18,9 @@ from credentialbroker.v1.credential_broker_pb2_grpc import CredentialBrokerStub
 
 Landed = Future[Authorization | Failure | None]
 ThreadCore = Core[grpc.Channel, Landed]
+
+_TELL_SECONDS: Final = 1.0
+"""How long gRPC may take to tell the state of a channel."""
 
 
 class ThreadCalls:
@@ -85,6 +89,7 @@ class ThreadCalls:
             failure = failure_of_call(error)
             with core.lock:
                 core.health.call_failed(failure, time.monotonic())
+            self._say_if_cut_off(failure)
             core.health.say()
             raise BrokerError(failure) from None
         finally:
@@ -109,7 +114,9 @@ class ThreadCalls:
         try:
             answer = flight.landed.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            raise BrokerError(deadline_exceeded(seconds)) from None
+            failure = deadline_exceeded(seconds)
+            self._say_if_cut_off(failure)
+            raise BrokerError(failure) from None
         finally:
             with self._core.lock:
                 given_up = self._core.flights.leave(flight)
@@ -160,5 +167,31 @@ class ThreadCalls:
                     answer = core.flights.land(flight, outcome, time.monotonic())
         finally:
             flight.landed.set_result(answer)
+        if isinstance(outcome, Failure):
+            self._say_if_cut_off(outcome)
         core.health.say()
         self._landed()
+
+    def _say_if_cut_off(self, failure: Failure) -> None:
+        # That a time passed says nothing of the broker, and a call waits for a connection until then. On a client that
+        # watches the stream tells.
+        core = self._core
+        if core.watches or core.is_closed or not failure.is_late:
+            return
+        if _state(core.channels.current) is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            with core.lock:
+                core.health.failed(failure, time.monotonic(), away=True)
+            core.health.say()
+
+
+def _state(channel: grpc.Channel) -> grpc.ChannelConnectivity | None:
+    # gRPC has no other public way to a channel's state. It tells at once, in a thread of its own.
+    told: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
+    tell = told.put
+    channel.subscribe(tell)
+    try:
+        return told.get(timeout=_TELL_SECONDS)
+    except queue.Empty:
+        return None
+    finally:
+        channel.unsubscribe(tell)

@@ -73,8 +73,7 @@ class Health:
         """Note the failure of a call."""
         if failure.code is grpc.StatusCode.CANCELLED:
             return
-        # That a deadline passed says nothing: it may be somebody's own, and short.
-        if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED and not failure.reason_text:
+        if failure.is_late:
             self.last_failure = failure
         else:
             self.failed(failure, now, away=failure.code is grpc.StatusCode.UNAVAILABLE and not failure.reason_text)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from credentialbroker.channels import SERVICE_CONFIG, Channels, TlsFiles, read_tls_files
@@ -103,6 +104,21 @@ def test_a_bundle_may_have_comments_in_any_language(tmp_path: Path) -> None:
 def test_the_service_config_is_the_repositorys() -> None:
     """What is shipped in the package is what every client ships."""
     assert json.loads(SERVICE_CONFIG) == json.loads((ROOT / "protos/service_config.json").read_text())
+
+
+def test_grpc_is_told_no_timeouts_of_methods_and_how_long_a_ping_may_take() -> None:
+    """Both ends a call or a connection at another time than every client's, if left as they are."""
+    given: list[dict[str, Any]] = []
+
+    def insecure(_: str, options: tuple[tuple[str, Any], ...]) -> FakeChannel:
+        given.append(dict(options))
+        return FakeChannel()
+
+    Channels(Settings.find(environment={}), insecure, insecure)
+    config = json.loads(given[0]["grpc.service_config"])
+    assert [method.get("timeout") for method in config["methodConfig"]] == [None, None]
+    assert config["methodConfig"][0]["retryPolicy"]["maxAttempts"] == 4
+    assert given[0]["grpc.http2.ping_timeout_ms"] == 20_000
 
 
 class FakeChannel:

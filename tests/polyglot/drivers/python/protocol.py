@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
+import grpc.aio
 from credentialbroker.authorization import Authorization
 from credentialbroker.errors import BrokerError, ClosedError, OriginError
 from credentialbroker.v1 import credential_broker_pb2 as pb2
@@ -91,7 +93,10 @@ def error(problem: BaseException) -> dict[str, Any]:
         (OSError, "argument"),
     )
     kind = next((word for one, word in kinds if isinstance(problem, one)), "other")
-    return {"type": kind, "message": f"{type(problem).__name__}: {problem}"}
+    told = {"type": kind, "message": f"{type(problem).__name__}: {problem}"}
+    if isinstance(problem, grpc.RpcError) and isinstance(problem, grpc.Call | grpc.aio.AioRpcError):
+        told["code"] = problem.code().name  # of a backend's call, not of the broker's
+    return told
 
 
 def read(path: str) -> bytes:
