@@ -9,7 +9,16 @@ import { format, inspect, promisify } from "node:util";
 
 import { status } from "@grpc/grpc-js";
 
-import { BrokerClient, BrokerError, ClosedError, type BrokerClientOptions, type Logger } from "../src/index.js";
+import { Channel } from "../src/channel.js";
+import {
+  BrokerClient,
+  BrokerError,
+  ClosedError,
+  type BrokerClientOptions,
+  type Header,
+  type Logger,
+} from "../src/index.js";
+import { readSettings } from "../src/settings.js";
 import { authorizationMessage, errorStatus, FakeBroker, gate, until } from "./support.js";
 
 const quiet: Logger = { info: () => undefined, warn: () => undefined };
@@ -249,6 +258,41 @@ test("after a restart of the broker the stream is opened again, and told once ea
     () => broker.actions.slice(1).some(({ value }) => "knownRevision" in value && value.knownRevision === "r1"),
     "subscribed again, with what is held",
   );
+});
+
+test("without a watch it is told while somebody still waits that the broker cannot be reached, and its answer is word of it", async () => {
+  await using broker = await FakeBroker.start();
+  const { lines, logger } = keepingLog();
+  using client = connect(broker, { watch: false, logger });
+  await client.authorization("inference");
+  broker.kill();
+  const waiting = client.authorization("inference", { thread: "new" });
+  await until(() => lines.length === 1, "away");
+  assert.match(lines[0] ?? "", /^warn: .*the broker is away/);
+  await broker.listen();
+  await waiting;
+  assert.match(lines[1] ?? "", /^info: .*the broker is back/);
+  assert.equal(lines.length, 2);
+});
+
+test("nobody can change the headers that others get", async () => {
+  await using broker = await FakeBroker.start();
+  using client = connect(broker, { watch: false });
+  const { headers } = await client.authorization("inference");
+  assert.throws(() => (headers as Header[]).pop(), TypeError);
+});
+
+test("a call that is given up before it begins is not sent", async () => {
+  const channel = new Channel(
+    readSettings({}, {}),
+    () => 0,
+    () => undefined,
+  );
+  const send = (): never => {
+    throw new Error("sent");
+  };
+  await assert.rejects(channel.call(send, 1_000, AbortSignal.abort(new Error("mine"))), { message: "mine" });
+  channel.close();
 });
 
 test("a hundred clients leave no thread, file or connection behind", async () => {

@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { format, inspect } from "node:util";
 
-import { credentials, Metadata } from "@grpc/grpc-js";
+import { credentials, Metadata, status, type ServiceError } from "@grpc/grpc-js";
 import {
   Authorization,
   BrokerClient,
@@ -125,7 +125,12 @@ function shownError(error: unknown): object {
   if (error instanceof ArgumentError) {
     return { type: "argument", message };
   }
-  return { type: (error as Error | undefined)?.name === "AbortError" ? "cancelled" : "other", message };
+  const { name, code } = error as Partial<ServiceError>;
+  return {
+    type: name === "AbortError" ? "cancelled" : "other",
+    code: typeof code === "number" ? status[code] : undefined, // of a gRPC call of the backend
+    message,
+  };
 }
 
 /** Begins `count` of something at once, and answers with all their results. */
