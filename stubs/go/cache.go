@@ -124,6 +124,7 @@ func (c *cache) evict() {
 func (c *cache) set(e *entry, value *Authorization) {
 	c.changes++
 	e.changed = c.changes
+	e.ended = false
 	e.retry.reset()
 	e.lookAt.Store(int64(value.lifetime.due))
 	if before := e.held.Load(); before != nil && before.ConnectionTag != value.ConnectionTag {
@@ -142,48 +143,51 @@ func (c *cache) set(e *entry, value *Authorization) {
 func (c *cache) push(id string, answer *pb.Authorization) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.byID[id]
-	if e == nil {
-		return // dropped while it was on its way
-	}
 	now := c.clock.now()
-	if c.isIdle(e, now) {
+	switch e := c.byID[id]; {
+	case e == nil: // dropped while it was on its way
+	case c.isIdle(e, now):
 		c.remove(e)
-		return
+	case e.ended: // it may be from before that
+	default:
+		c.set(e, newAuthorization(e.key, answer, c.clock, now))
 	}
-	c.set(e, newAuthorization(e.key, answer, c.clock, now))
 }
 
-// withdraw drops the value of an entry, which stays subscribed: a better one may follow.
+// withdraw takes back the value that the stream brought for an entry.
 func (c *cache) withdraw(id string, reason pb.WithdrawalReason) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.byID[id]
-	if e == nil {
-		return
+	if e := c.byID[id]; e != nil {
+		c.takeBack(e, reason == pb.WithdrawalReason_WITHDRAWAL_REASON_CREDENTIAL_REJECTED)
 	}
-	c.changes++
-	e.changed, e.taken.withdrawn = c.changes, c.changes
-	e.origins.Store(nil)
-	if reason != pb.WithdrawalReason_WITHDRAWAL_REASON_CREDENTIAL_REJECTED {
-		e.taken.revoked = c.changes
-	}
-	e.held.Store(nil)
-	e.endConnections(errChanged)
-	c.arm(e)
 }
 
-// endTask drops what is held of a thread, in every scope, and lets no answer be given that was asked for before.
+// endTask takes back what is held of a thread, in every scope, and lets no answer be given that was asked for before.
 func (c *cache) endTask(identity, thread string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.changes++
-	c.gone.add(everyScope(identity, thread), taken{c.changes, c.changes})
 	for _, e := range c.byID {
 		if e.key.identity == identity && e.key.thread == thread {
-			c.remove(e)
+			c.takeBack(e, false)
+			e.ended = true
 		}
 	}
+	c.changes++
+	c.gone.add(everyScope(identity, thread), taken{c.changes, c.changes})
+}
+
+// takeBack drops the value of an entry, which stays subscribed: a better one may follow.
+func (c *cache) takeBack(e *entry, rejected bool) {
+	c.changes++
+	e.changed, e.taken.withdrawn = c.changes, c.changes
+	if !rejected {
+		e.taken.revoked = c.changes
+	}
+	e.origins.Store(nil)
+	e.held.Store(nil)
+	e.endConnections(errChanged)
+	c.arm(e)
 }
 
 // failed notes that a question was not answered. A refusal drops the entry, unless something newer came meanwhile or the

@@ -26,6 +26,7 @@ type entry struct {
 
 	changed     uint64 // the number of its last change
 	taken       taken
+	ended       bool // its task, since it was last asked for: what the stream brings may be older
 	retry       backoff
 	timer       *time.Timer // sees to an entry that is not used
 	connections map[*Connection]struct{}

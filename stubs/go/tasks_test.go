@@ -192,14 +192,21 @@ func TestValueThatTheEndOfATaskOvertook(t *testing.T) {
 func TestATaskThatBeganAnewIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{endOf: func(*pb.EndTaskRequest) error { return nil }}
-		client, end := broker.start(t, WithoutWatch())
+		client, end := broker.start(t)
 		defer end()
 		get(t, client, wanted)
+		stream := <-broker.opened
+		subscribe := (<-stream.messages).GetSubscribe()
 		if _, err := client.EndTask(t.Context(), "t1", ""); err != nil {
 			t.Fatal(err)
 		}
+		stream.withdraw(t, subscribe, pb.WithdrawalReason_WITHDRAWAL_REASON_TASK_ENDED)
 		if got := get(t, client, wanted); got.Revision != "r2" || got != get(t, client, wanted) || broker.getCount() != 2 {
 			t.Errorf("%v after %d calls", got, broker.getCount())
+		}
+		stream.value(t, subscribe, answer("pushed", time.Minute))
+		if got := get(t, client, wanted); got.Revision != "pushed" {
+			t.Errorf("%v after the stream brought another", got)
 		}
 	})
 }

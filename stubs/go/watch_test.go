@@ -39,6 +39,22 @@ func TestStreamBringsValues(t *testing.T) {
 	})
 }
 
+func TestRefreshIsNotLeftToAStreamThatWasLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		(<-broker.opened).end <- statusOf(t, codes.ResourceExhausted, &errdetails.RetryInfo{RetryDelay: durationpb.New(time.Hour)})
+		time.Sleep(30 * time.Second)
+		get(t, client, wanted)
+		synctest.Wait()
+		if broker.getCount() != 2 {
+			t.Errorf("%d calls once the value is due", broker.getCount())
+		}
+	})
+}
+
 func TestRefusalOnTheStreamDropsTheValue(t *testing.T) {
 	for code, drops := range map[codes.Code]bool{
 		codes.PermissionDenied: true, codes.FailedPrecondition: true, codes.NotFound: true,
@@ -100,7 +116,9 @@ func TestMoreThanAStreamHoldsIsAskedFor(t *testing.T) {
 			t.Error("more are subscribed than the broker allows")
 		}
 
-		client.cache.endTask("", "0") // which makes room
+		client.cache.mu.Lock()
+		client.cache.remove(client.cache.find(key{"", "inference", "0"})) // which makes room
+		client.cache.mu.Unlock()
 		time.Sleep(30 * time.Second)
 		use(mostSubscribed)
 		synctest.Wait()
@@ -116,7 +134,7 @@ func TestStreamThatTakesNothingIsToldOnlyWhatIsStillWanted(t *testing.T) {
 		client, end := broker.start(t, WithCacheSize(2))
 		defer end()
 		long := strings.Repeat("x", 16<<10) // a few of which are all that fits
-		for n := range 500 {
+		for n := range 100 {
 			get(t, client, Request{Scope: "inference", Thread: strconv.Itoa(n) + long})
 			time.Sleep(time.Millisecond)
 		}
@@ -132,7 +150,7 @@ func TestStreamThatTakesNothingIsToldOnlyWhatIsStillWanted(t *testing.T) {
 				delete(subscribed, message.GetUnsubscribe().GetSubscriptionId())
 			}
 		}
-		if threads := slices.Sorted(maps.Values(subscribed)); !slices.Equal(threads, []string{"498", "499"}) || told > 50 {
+		if threads := slices.Sorted(maps.Values(subscribed)); !slices.Equal(threads, []string{"98", "99"}) || told > 50 {
 			t.Errorf("told %d times, in the end subscribed to %v", told, threads)
 		}
 	})
