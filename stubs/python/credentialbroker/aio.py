@@ -59,13 +59,10 @@ class AsyncClient(BaseClient[grpc.aio.Channel, Landed]):
             BrokerError: the broker refused, or did not answer in time.
             ClosedError: the client is closed, or was while this waited.
         """
-        entry = self._by_key.get((identity or self._identity, scope, thread))
-        if entry is not None and target_url is None and not min_validity:
-            authorization, until = entry.fresh
-            now = time.monotonic()
-            if now < until and authorization is not None:
-                entry.used = now
-                return authorization
+        if target_url is None and not min_validity:
+            held = self._current((identity or self._identity, scope, thread), time.monotonic())
+            if held is not None:
+                return held
         return await self._calls.ask(self._question(scope, thread, identity, target_url, min_validity), timeout)
 
     async def report_rejected(

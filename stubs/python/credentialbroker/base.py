@@ -71,7 +71,7 @@ class BaseClient(Generic[ChannelT, LandedT]):
         )
         self._identity: Final = identity
         entries = Entries(size=cache_size, idle_seconds=idle_seconds, watched=watch)
-        self._by_key: Final = entries.by_key
+        self._current: Final = entries.current
         self._core: Final[Core[ChannelT, LandedT]] = Core(
             self._new_lock(),
             entries,
@@ -97,15 +97,7 @@ class BaseClient(Generic[ChannelT, LandedT]):
 
         For code that must not block, such as a callback; `authorization` serves from the same memory.
         """
-        entry = self._by_key.get((identity or self._identity, scope, thread))
-        if entry is None:
-            return None
-        authorization, until = entry.fresh
-        now = time.monotonic()
-        if now >= until:
-            return None
-        entry.used = now
-        return authorization
+        return self._current((identity or self._identity, scope, thread), time.monotonic())
 
     def state(self) -> State:
         """Return how the client is: its stream, what it holds, when the first of it ends, the last error."""

@@ -58,13 +58,10 @@ class Client(BaseClient[grpc.Channel, Landed]):
             BrokerError: the broker refused, or did not answer in time.
             ClosedError: the client is closed, or was while this waited.
         """
-        entry = self._by_key.get((identity or self._identity, scope, thread))
-        if entry is not None and target_url is None and not min_validity:
-            authorization, until = entry.fresh
-            now = time.monotonic()
-            if now < until and authorization is not None:
-                entry.used = now
-                return authorization
+        if target_url is None and not min_validity:
+            held = self._current((identity or self._identity, scope, thread), time.monotonic())
+            if held is not None:
+                return held
         return self._calls.ask(self._question(scope, thread, identity, target_url, min_validity), timeout)
 
     def report_rejected(

@@ -109,7 +109,7 @@ class Entries:
     All that a client holds.
 
     Attributes:
-        by_key: the entries. A single lookup needs no lock.
+        by_key: the entries.
         outbox: of the newest stream, which is told what to watch; None without one.
         pushed: whether that stream is up, on which the broker sends new values.
     """
@@ -143,6 +143,17 @@ class Entries:
         self._swept = _NEVER
 
     # --- uses ---------------------------------------------------------------------------------------------------------
+
+    def current(self, key: tuple[str, str, str], now: float) -> Authorization | None:
+        """Return what may be given without a look at anything else. Of all that is here only this needs no lock."""
+        entry = self.by_key.get(key)
+        if entry is None:
+            return None
+        held, until = entry.fresh
+        if now >= until:
+            return None
+        entry.used = now
+        return held
 
     def look(
         self, key: Key, now: float, min_validity: float = 0.0, origin: Origin | None = None

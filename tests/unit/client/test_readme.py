@@ -48,7 +48,7 @@ def test_the_snippet_runs(
             "backend": backend,
             "origin": origin,
             "url": f"{origin}/x",
-            "dial": lambda *_: client._core.entries.withdrawn(next(iter(client._by_key.values()))),
+            "dial": lambda *_: client._core.entries.withdrawn(next(iter(client._core.entries.by_key.values()))),
         }
         exec(compile(SNIPPETS[title].replace("http://127.0.0.1:8089", origin), title, "exec"), names)  # noqa: S102
         if "call" in names:
