@@ -2,15 +2,17 @@
 
 mod fake_broker;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use credentialbroker::v1::TaskState;
 use credentialbroker::{Client, Error, Request};
 use fake_broker::{FakeBroker, SECRET, until};
 use tokio::runtime::Handle;
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 const REQUEST: Request<'_> = Request::new("inference", "t");
 
@@ -206,17 +208,56 @@ async fn what_is_put_off_is_tried_again_once_for_all_who_wait() {
 }
 
 #[tokio::test]
-async fn no_more_than_a_stream_holds_is_watched() {
+async fn a_report_that_is_refused_drops_what_it_is_about_unless_the_report_is_what_is_wrong() {
     let broker = FakeBroker::start().await;
-    let client = broker.builder().cache_size(1_010).build().unwrap();
-    let ask = async |thread: String| drop(client.authorization(Request::new("inference", &thread)).await.unwrap());
-    futures_util::future::join_all((0..1_010).map(|n| ask(n.to_string()))).await;
-    assert_eq!(client.state().held, 1_010);
-    // One more takes the place of the oldest, which the stream is told after all that went before.
-    ask("one more".to_owned()).await;
-    until("one is unsubscribed", || broker.counts.unsubscribed.load(Ordering::SeqCst) == 1).await;
-    until("a thousand are left", || broker.counts.subscribed.load(Ordering::SeqCst) >= 1_001).await;
-    assert_eq!(broker.counts.subscribed.load(Ordering::SeqCst), 1_001);
+    let client = broker.client();
+    let held = client.authorization(REQUEST).await.unwrap();
+    for (code, stays) in [(Code::InvalidArgument, true), (Code::Unknown, true), (Code::PermissionDenied, false)] {
+        broker.counts.fail_with(Some(code));
+        assert_eq!(client.report_rejected(&held, "").await.unwrap_err().broker().unwrap().code, code);
+        assert_eq!(client.held(REQUEST).is_some(), stays, "{code:?}");
+    }
+}
+
+/// What the log is told in one thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(move || writer.clone()).finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_says_why_it_ends_the_stream_is_not_away() {
+    let word = ErrorDetails::with_error_info("WATCH_LIMIT", "credentialbroker.v1", HashMap::new());
+    let said = Status::with_error_details(Code::ResourceExhausted, "too many", word);
+    for (status, away) in [(said, false), (Status::internal("it broke"), true)] {
+        let log = Log::default();
+        let _listening = log.listen();
+        let broker = FakeBroker::start().await;
+        *broker.counts.stream_fails.lock().unwrap() = Some(status);
+        let client = broker.client();
+        client.authorization(REQUEST).await.unwrap();
+        until("the stream has failed", || client.state().last_error.is_some()).await;
+        assert_eq!(log.text().contains("the broker is away"), away);
+    }
 }
 
 #[tokio::test]
