@@ -23,15 +23,14 @@ func newSubscriptions() subscriptions {
 	}
 }
 
-// add wants a subscription, and says whether there is one: there may be no room.
+// add wants a subscription, and says whether there is one: there may be no room. What was not told yet is told as it was
+// last wanted.
 func (s *subscriptions) add(subscribe *pb.Subscribe) bool {
 	id := subscribe.GetSubscriptionId()
-	_, joined := s.joined[id]
-	_, joining := s.joining[id]
-	if joined || joining {
+	if _, joined := s.joined[id]; joined {
 		return true
 	}
-	if len(s.joined)+len(s.joining) >= mostSubscribed {
+	if _, joining := s.joining[id]; !joining && len(s.joined)+len(s.joining) >= mostSubscribed {
 		return false
 	}
 	s.joining[id] = subscribe

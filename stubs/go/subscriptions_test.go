@@ -8,31 +8,38 @@ import (
 )
 
 // told takes all that the broker is to be told.
-func (s *subscriptions) told() (joined, left int) {
+func (s *subscriptions) told() (messages []*pb.WatchAuthorizationsRequest) {
 	for message := s.next(); message != nil; message = s.next() {
-		if message.GetSubscribe() != nil {
-			joined++
-		} else {
-			left++
-		}
+		messages = append(messages, message)
 	}
-	return joined, left
+	return messages
 }
 
 func TestSubscriptionsAreToldOnceAndAtMostSoMany(t *testing.T) {
 	s := newSubscriptions()
-	for id := range mostSubscribed + 10 {
-		s.add(&pb.Subscribe{SubscriptionId: strconv.Itoa(id)})
-		s.add(&pb.Subscribe{SubscriptionId: strconv.Itoa(id)})
+	for n := range mostSubscribed + 10 {
+		id := strconv.Itoa(n)
+		first := s.add(&pb.Subscribe{SubscriptionId: id})
+		again := s.add(&pb.Subscribe{SubscriptionId: id, KnownRevision: "newer"})
+		if there := n < mostSubscribed; first != there || again != there {
+			t.Errorf("%d: %v, %v", n, first, again)
+		}
 	}
-	if joined, left := s.told(); joined != mostSubscribed || left != 0 {
-		t.Errorf("%d joined, %d left", joined, left)
+	told := s.told()
+	for _, message := range told {
+		if message.GetSubscribe().GetKnownRevision() != "newer" {
+			t.Errorf("told %v", message)
+		}
 	}
-	s.add(&pb.Subscribe{SubscriptionId: "0"})
-	s.add(&pb.Subscribe{SubscriptionId: "one too many"})
+	if len(told) != mostSubscribed {
+		t.Errorf("told of %d", len(told))
+	}
+	if !s.add(&pb.Subscribe{SubscriptionId: "0"}) || s.add(&pb.Subscribe{SubscriptionId: "one too many"}) {
+		t.Error("then one that is there is not, or one is that has no room")
+	}
 	s.remove("one too many") // of which the broker knows nothing
-	if joined, left := s.told(); joined != 0 || left != 0 {
-		t.Errorf("then %d joined, %d left", joined, left)
+	if told := s.told(); told != nil {
+		t.Errorf("then told %v", told)
 	}
 }
 
