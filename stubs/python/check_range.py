@@ -2,9 +2,10 @@
 """
 Proves that the package works at both ends of the runtime range that their pyproject.toml declares.
 
-Installs the package twice into small environments under .build/, once with the oldest versions it declares and once
-with the newest that exist, and makes it import everything, encode a message and call a server, with warnings as
-errors. Prints what was installed and how long it took; exits 1 when an end does not work.
+Installs the package with its extras twice into small environments under .build/, once with the oldest versions it
+declares and once with the newest that exist, and makes it import everything, encode a message, call a server with both
+clients and attach their headers with each adapter, with warnings as errors. Prints what was installed and how long it
+took; exits 1 when an end does not work.
 """
 
 import re
@@ -21,11 +22,17 @@ ROOT: Final = PACKAGE.parent.parent
 
 # Runs inside the small environment, which holds nothing but the package and its runtimes.
 PROBE: Final = """
-import importlib, importlib.metadata, pkgutil
+import asyncio, importlib, importlib.metadata, pkgutil, threading
 from concurrent import futures
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
+import httpx
+import requests
 import credentialbroker.v1
+from credentialbroker import grpc_auth, httpx_auth, requests_auth
+from credentialbroker.aio import AsyncClient
+from credentialbroker.client import Client
 from google.protobuf import json_format
 
 modules = {
@@ -43,7 +50,22 @@ assert json_format.MessageToDict(request, preserving_proto_field_name=True)["thr
 
 class Broker(services.CredentialBrokerServicer):
     def GetAuthorization(self, request, context):
-        return messages.GetAuthorizationResponse(authorization={"revision": request.thread_id})
+        header = {"name": "authorization", "value": request.thread_id}
+        return messages.GetAuthorizationResponse(authorization={"revision": request.thread_id, "headers": [header]})
+
+    def ReportRejected(self, request, context):
+        header = {"name": "authorization", "value": "better"}
+        return messages.ReportRejectedResponse(authorization={"revision": "better", "headers": [header]})
+
+
+class Backend(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.headers["authorization"] == "better" else 401)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
 
 
 server = grpc.server(futures.ThreadPoolExecutor(1))
@@ -54,13 +76,34 @@ with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
     answer = services.CredentialBrokerStub(channel).GetAuthorization(request, timeout=20)
 assert answer.authorization.revision == "thread-1"
 
-from credentialbroker.aio import AsyncClient  # imports at least
-from credentialbroker.client import Client
-
+backend = HTTPServer(("127.0.0.1", 0), Backend)
+threading.Thread(target=backend.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+origin = f"http://127.0.0.1:{backend.server_port}"
 with Client(f"127.0.0.1:{port}", watch=False) as client:
     assert client.authorization("inference", "thread-2").revision == "thread-2"
+    with httpx.Client(auth=httpx_auth.BrokerAuth(client, origin, "inference", "httpx"), trust_env=False) as http:
+        assert http.get(origin).status_code == 200
+    with requests.Session() as session:
+        session.trust_env = False
+        auth = requests_auth.BrokerAuth(client, origin, "inference", "requests")
+        assert session.get(origin, auth=auth).status_code == 200
+    told = []
+    grpc_auth.BrokerPlugin(client, "inference", "plugin")(None, lambda *answer: told.append(answer))
+    assert told == [((("authorization", "plugin"),), None)]
+
+
+async def with_tasks():
+    async with AsyncClient(f"127.0.0.1:{port}", watch=False) as client:
+        auth = httpx_auth.AsyncBrokerAuth(client, origin, "inference", "tasks")
+        async with httpx.AsyncClient(auth=auth, trust_env=False) as http:
+            assert (await http.get(origin)).status_code == 200
+
+
+asyncio.run(with_tasks())
+backend.shutdown()
+backend.server_close()
 server.stop(None).wait()
-names = ("googleapis-common-protos", "grpcio", "protobuf")
+names = ("googleapis-common-protos", "grpcio", "httpx", "protobuf", "requests")
 print(*(f"{name}=={importlib.metadata.version(name)}" for name in names))
 """
 
@@ -68,7 +111,8 @@ print(*(f"{name}=={importlib.metadata.version(name)}" for name in names))
 def declared_floors() -> dict[str, str]:
     """Return the oldest version of each runtime that the package declares, by name."""
     project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return dict(re.fullmatch(r"([\w-]+)>=([\d.]+),<\d+", line).groups() for line in project["dependencies"])  # type: ignore[union-attr, misc]  # a line of another form must fail
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return dict(re.fullmatch(r"([\w-]+)>=([\d.]+),<[\d.]+", line).groups() for line in lines)  # type: ignore[union-attr, misc]  # a line of another form must fail
 
 
 def check_end(end: str, resolution: str) -> str:
@@ -87,10 +131,10 @@ def check_end(end: str, resolution: str) -> str:
     """
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
     environment = ROOT / ".build" / f"stubs-python-{end}"
-    python = environment / "bin" / "python"
+    python, wanted = environment / "bin" / "python", f"{PACKAGE}[httpx,requests]"
     commands: tuple[list[str], ...] = (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)],
-        [uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", resolution, str(PACKAGE)],
+        [uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", resolution, wanted],
         # -I: neither this checkout nor an environment variable can stand in for what was installed.
         [str(python), "-I", "-W", "error", "-c", PROBE],
     )
