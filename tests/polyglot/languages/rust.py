@@ -80,7 +80,7 @@ def prove_install(tree: Path, folder: Path) -> None:
 
     cargo("init", "--quiet", "--name", "try_credentialbroker")
     cargo("add", "--quiet", "--path", str(tree / PACKAGE))
-    cargo("add", "--quiet", "tokio@1.54.1", "--features", "macros,rt-multi-thread")
+    cargo("add", "--quiet", "tokio@=1.54.1", "--features", "macros,rt-multi-thread")
     (folder / "src" / "main.rs").write_text(TRY, encoding="utf-8")
     printed = cargo("run", "--quiet")
     if printed.split() != ["true", "DeadlineExceeded"]:
