@@ -1,7 +1,7 @@
 """
 Clients of the credential broker, their adapters, and the stubs of its API.
 
-To use: `client` for threads, `aio` for asyncio, `httpx_auth`, `requests_auth`, `grpc_auth`, `errors`; `v1` is generated.
+To use: `client` for threads, `aio` for asyncio, `httpx_auth`, `requests_auth`, `grpc_auth`, `errors`; generated: `v1`.
 
 To read, from the inside out. What all is about, without I/O, threads or a clock: `authorization`, `lifetimes`,
 `origins`, then `entries` (what is held), `questions` (what is asked of the broker), `flights` (equal questions are one
