@@ -36,6 +36,10 @@ type fakeBroker struct {
 	reports []*pb.ReportRejectedRequest
 	streams []*fakeStream
 	opened  chan *fakeStream
+
+	listener    *bufconn.Listener
+	connections []net.Conn
+	lostUntil   time.Time
 }
 
 // fakeStream is one watch, as the broker sees it.
@@ -146,7 +150,7 @@ func (b *fakeBroker) start(t *testing.T, options ...Option) (*Client, func()) {
 		}
 	}
 	b.opened = make(chan *fakeStream, 100)
-	listener := bufconn.Listen(1 << 20)
+	b.listener = bufconn.Listen(1 << 20)
 	server := grpc.NewServer(
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}), // as the broker's
 		grpc.WaitForHandlers(true),
@@ -164,11 +168,11 @@ func (b *fakeBroker) start(t *testing.T, options ...Option) (*Client, func()) {
 		}),
 	)
 	pb.RegisterCredentialBrokerServer(server, b)
-	go func() { _ = server.Serve(listener) }()
+	go func() { _ = server.Serve(b.listener) }()
 	client, err := New(append([]Option{
 		WithAddress("unix:///in/memory"),
 		WithLogger(slog.New(slog.DiscardHandler)),
-		WithDialOptions(grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) })),
+		WithDialOptions(grpc.WithContextDialer(b.dial)),
 	}, options...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -177,6 +181,32 @@ func (b *fakeBroker) start(t *testing.T, options ...Option) (*Client, func()) {
 		_ = client.Close()
 		server.Stop()
 	}
+}
+
+// dial makes a connection, which takes as long as the broker is lost.
+func (b *fakeBroker) dial(ctx context.Context, _ string) (net.Conn, error) {
+	b.mu.Lock()
+	lost := time.Until(b.lostUntil)
+	b.mu.Unlock()
+	if !sleep(ctx, max(0, lost)) {
+		return nil, ctx.Err()
+	}
+	connection, err := b.listener.DialContext(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.connections = append(b.connections, connection)
+	return connection, err
+}
+
+// lose cuts all connections, and lets none be made for so long.
+func (b *fakeBroker) lose(lasts time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lostUntil = time.Now().Add(lasts)
+	for _, connection := range b.connections {
+		_ = connection.Close()
+	}
+	b.connections = nil
 }
 
 // demandGuard refuses calls as the broker does.

@@ -90,6 +90,7 @@ func (w *watcher) open(ctx context.Context) *stream {
 		close(s.ended)
 		return s
 	}
+	silence.Reset(w.silence) // that it waited for a connection is none of the stream's
 	s.call, s.began = call, w.clock.now()
 	w.mu.Lock()
 	w.current = s

@@ -219,6 +219,23 @@ func TestStreamWaitsAsTheBrokerAsks(t *testing.T) {
 	})
 }
 
+func TestSilenceIsCountedFromTheBeginningOfAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &fakeBroker{}
+		client, end := broker.start(t)
+		defer end()
+		get(t, client, wanted)
+		<-broker.opened
+		broker.lose(4 * time.Second) // for which the next stream waits
+		stream := <-broker.opened
+		began := time.Now()
+		<-stream.gone
+		if lived := time.Since(began); lived < 59*time.Second || lived > time.Minute {
+			t.Errorf("a silent stream lived for %v", lived)
+		}
+	})
+}
+
 func TestStreamThatIsClosingAndDoesNotEndIsEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{}
