@@ -10,11 +10,10 @@ import { promisify } from "node:util";
 
 import { credentials } from "@grpc/grpc-js";
 
-import { BrokerClient, type Logger } from "../src/index.js";
+import { BrokerClient } from "../src/index.js";
 import { Sockets } from "../src/sockets.js";
-import { FakeBroker, issue, until } from "./support.js";
+import { FakeBroker, issue, quiet, until } from "./support.js";
 
-const quiet: Logger = { info: () => undefined, warn: () => undefined };
 const { certificate, key } = issue("gateway");
 
 /** Takes connections, says nothing on the first so many, and passes the others on to a broker. */
@@ -96,6 +95,20 @@ test("a connection that was never answered does not keep the process alive", asy
     const running = promisify(execFile)("node", ["--input-type=module", "--eval", program], { timeout: 4_000 });
     assert.equal((await running).stdout, "DEADLINE_EXCEEDED\n");
   }
+});
+
+test("a stream over TLS does not keep the process alive", async () => {
+  await using broker = await FakeBroker.start();
+  await using gateway = await Gateway.start(0, broker, true);
+  const program = `
+    import { BrokerClient } from "credentialbroker";
+    const client = new BrokerClient({ address: "${gateway.address}", caFile: "${certificate}" });
+    console.log((await client.authorization("inference")).revision);
+    await new Promise((resolve) => setTimeout(resolve, 300)); // for the stream to be open
+  `;
+  const running = promisify(execFile)("node", ["--input-type=module", "--eval", program], { timeout: 10_000 });
+  assert.equal((await running).stdout, "r1\n");
+  assert.equal(broker.streams.length, 1);
 });
 
 test("a connection that is not answered is given up while there is time for another, one that is answered stays", async () => {

@@ -41,6 +41,7 @@ import {
   type WatchAuthorizationsResponse,
 } from "../src/generated/credentialbroker/v1/credential_broker.js";
 import { ErrorReason } from "../src/generated/credentialbroker/v1/error_reason.js";
+import { BrokerClient, type BrokerClientOptions, type Logger } from "../src/index.js";
 
 /** Whose the calls are that name no identity. */
 export const IDENTITY = "agents";
@@ -214,6 +215,21 @@ async function answer<Response>(
   } else {
     reply({ code: next.error, details: "as told", metadata: new Metadata() });
   }
+}
+
+/** A logger for what is not looked at. */
+export const quiet: Logger = { info: () => undefined, warn: () => undefined };
+
+/** Keeps what is logged, each with its level. */
+export function keepingLog(): { lines: string[]; logger: Logger } {
+  const lines: string[] = [];
+  const keep = (level: string) => (message: string) => void lines.push(`${level}: ${message}`);
+  return { lines, logger: { info: keep("info"), warn: keep("warn") } };
+}
+
+/** Makes a client of a broker. */
+export function clientOf(broker: FakeBroker, options: BrokerClientOptions = {}): BrokerClient {
+  return new BrokerClient({ address: broker.address, logger: quiet, ...options });
 }
 
 /** Lets a call be answered later. */

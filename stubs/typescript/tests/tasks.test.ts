@@ -3,12 +3,11 @@ import { test } from "node:test";
 
 import { status } from "@grpc/grpc-js";
 
-import { BrokerClient } from "../src/index.js";
-import { FakeBroker, gate, IDENTITY, until } from "./support.js";
+import { clientOf, FakeBroker, gate, IDENTITY, until } from "./support.js";
 
 test("a task that ended takes what its thread has, whether its identity was named or not, and nothing else", async () => {
   await using broker = await FakeBroker.start();
-  using client = new BrokerClient({ address: broker.address, watch: false });
+  using client = clientOf(broker, { watch: false });
   const connection = await client.connection("inference", { thread: "t" });
   await client.authorization("control_plane.models", { thread: "t" });
   await client.authorization("inference", { thread: "t", identity: IDENTITY });
@@ -27,7 +26,7 @@ test("a task that ended takes what its thread has, whether its identity was name
 
 test("an end that fails leaves what is held", async () => {
   await using broker = await FakeBroker.start();
-  using client = new BrokerClient({ address: broker.address, watch: false });
+  using client = clientOf(broker, { watch: false });
   await client.authorization("inference", { thread: "t" });
   broker.ends = [{ error: status.PERMISSION_DENIED }];
   await assert.rejects(client.endTask("t"), { code: "PERMISSION_DENIED" });
@@ -36,7 +35,7 @@ test("an end that fails leaves what is held", async () => {
 
 test("who asked for a first value before the task ended, and who joins after, are given nothing of before", async () => {
   await using broker = await FakeBroker.start();
-  using client = new BrokerClient({ address: broker.address, watch: false });
+  using client = clientOf(broker, { watch: false });
   const { opened, open } = gate();
   broker.answers = [{ after: opened }, { error: status.FAILED_PRECONDITION }];
   const first = assert.rejects(client.authorization("inference", { thread: "t" }), { code: "FAILED_PRECONDITION" });
@@ -50,7 +49,7 @@ test("who asked for a first value before the task ended, and who joins after, ar
 
 test("an answer that the end of another thread's task, or of another identity's, meets on its way is kept", async () => {
   await using broker = await FakeBroker.start();
-  using client = new BrokerClient({ address: broker.address, watch: false });
+  using client = clientOf(broker, { watch: false });
   const { opened, open } = gate();
   broker.answers = [{ after: opened }];
   const asking = client.authorization("inference", { thread: "t", identity: "mine" });
