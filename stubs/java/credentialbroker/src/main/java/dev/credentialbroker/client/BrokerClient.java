@@ -140,7 +140,11 @@ public final class BrokerClient implements AutoCloseable {
     return registerTask(thread, identity);
   }
 
-  /** The same for another identity than the client's own. */
+  /**
+   * The same for another identity than the client's own.
+   *
+   * @param identity empty for the client's own
+   */
   public Task registerTask(String thread, String identity) {
     RegisterTaskRequest.Builder request =
         RegisterTaskRequest.newBuilder().setIdentity(whose(identity));
@@ -153,8 +157,9 @@ public final class BrokerClient implements AutoCloseable {
   }
 
   /**
-   * Ends the task of a thread. Its authorizations are refused from then on, and none that this
-   * client holds is given any more.
+   * Ends the task of a thread. Its authorizations are refused from then on, and none is given any
+   * more that this client holds of the thread or has asked for, whatever the scope. If it fails,
+   * all stays as it is.
    *
    * @throws BrokerException when the broker refuses, or is away
    */
@@ -162,7 +167,11 @@ public final class BrokerClient implements AutoCloseable {
     return endTask(thread, identity);
   }
 
-  /** The same for another identity than the client's own. */
+  /**
+   * The same for another identity than the client's own.
+   *
+   * @param identity by the name that authorizations were asked for with; empty for the client's own
+   */
   public Task endTask(String thread, String identity) {
     String whose = whose(identity);
     EndTaskRequest request =
