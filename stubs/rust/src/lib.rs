@@ -1,6 +1,8 @@
 #![cfg_attr(feature = "tower", doc = include_str!("../README.md"))]
 #![cfg_attr(not(feature = "tower"), doc = "Client of the credential broker: see its README.md.")]
 
+// Where to begin: `client` is the face, `client/calls` asks the broker, `client/upkeep` works beside the uses. `cache` says
+// what stays and what goes, `flights` that many wait for one call, `watch` what the stream brings. `transport` gets there.
 mod address;
 mod authorization;
 mod backoff;
