@@ -51,6 +51,7 @@ export class Channel {
       this.#sockets.attach(channelCredentials(this.#tls)),
       channelOptions(settings),
     );
+    doNotHoldTheProcess(this.#stub.getChannel());
     this.#follow(connectivityState.IDLE, failing);
   }
 
@@ -138,4 +139,16 @@ function channelCredentials(tls: TlsFiles | undefined): ChannelCredentials {
   return tls === undefined
     ? credentials.createInsecure()
     : experimental.createCertificateProviderChannelCredentials(tls, tls.hasIdentity ? tls : null);
+}
+
+/**
+ * Keeps calls that wait for a connection from keeping the process alive: who waits for their answers does that (see
+ * shared-calls.ts). grpc-js does it by a timer, which it has no setting for, and which it forgets when the deadline of a
+ * call passes before the channel is ready for any.
+ */
+function doNotHoldTheProcess(channel: object): void {
+  const { internalChannel } = channel as { internalChannel?: { callRefTimerRef?: () => void } };
+  if (internalChannel !== undefined) {
+    internalChannel.callRefTimerRef = () => undefined;
+  }
 }

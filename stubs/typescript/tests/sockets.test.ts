@@ -97,6 +97,18 @@ test("a connection that was never answered does not keep the process alive", asy
   }
 });
 
+test("a call whose deadline passes before it is sent does not keep the process alive", async () => {
+  const program = `
+    import { BrokerClient } from "credentialbroker";
+    const client = new BrokerClient({ address: "127.0.0.1:1", timeoutMs: 200 });
+    const asking = client.authorization("inference").catch((error) => error);
+    for (const end = performance.now() + 400; performance.now() < end; ); // as a process does that is busy starting
+    console.log((await asking).code);
+  `;
+  const running = promisify(execFile)("node", ["--input-type=module", "--eval", program], { timeout: 5_000 });
+  assert.equal((await running).stdout, "DEADLINE_EXCEEDED\n");
+});
+
 test("a stream over TLS does not keep the process alive", async () => {
   await using broker = await FakeBroker.start();
   await using gateway = await Gateway.start(0, broker, true);
