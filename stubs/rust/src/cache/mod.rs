@@ -230,13 +230,11 @@ impl Cache {
         self.stored.notify_one();
     }
 
-    /// Withdraws what is held of a thread whose task was ended, in every scope: what was asked for under `identity`, and
-    /// what the broker gave for `named`, which is the same one by the name that the broker knows it by.
-    pub(crate) fn end_task(&self, thread: &str, identity: &str, named: &str) {
+    /// Withdraws what is held of a thread whose task was ended, in every scope, under the identity as it was asked for.
+    pub(crate) fn end_task(&self, thread: &str, identity: &str) {
         let _changing = lock(&self.changing);
-        for ByKey(entry) in self.entries.load().iter().filter(|ByKey(entry)| entry.key.thread == thread) {
-            let is_named = |value: Authorization| !named.is_empty() && value.identity() == named;
-            if entry.key.identity == identity || entry.value().is_some_and(is_named) {
+        for ByKey(entry) in self.entries.load().iter() {
+            if entry.key.thread == thread && entry.key.identity == identity {
                 self.withdraw(entry, false);
             }
         }

@@ -205,24 +205,15 @@ async fn an_answer_that_a_withdrawal_overtook_is_not_kept() {
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_task_withdraws_what_is_held_of_its_thread_under_its_identity() {
     let (cache, mut receiver) = cache(9);
-    let keys = [("", "a", "t"), ("", "b", "t"), ("agents", "a", "t"), ("others", "a", "t"), ("", "a", "u")]
+    let keys = [("", "a", "t"), ("", "b", "t"), ("others", "a", "t"), ("", "a", "u")]
         .map(|(identity, scope, thread)| KeyRef { identity, scope, thread });
     let held = || keys.map(|key| cache.peek(key, "", Duration::ZERO, Instant::now()).is_some());
-    let fill = || {
-        for key in keys {
-            // Of the others' the broker did not say whose they are.
-            put(&cache, &value_for(key, if key.identity == "others" { "" } else { "agents" }, "r", ""));
-        }
-        assert_eq!(held(), [true; 5]);
-    };
-    fill();
-    // As it was asked for, where the broker does not say whose task it was.
-    cache.end_task("t", "", "");
-    assert_eq!(held(), [false, false, true, true, true]);
-    fill();
-    // By the name that the broker knows the identity by, whoever asked.
-    cache.end_task("t", "agents", "agents");
-    assert_eq!(held(), [false, false, false, true, true]);
+    for key in keys {
+        put(&cache, &value_for(key, "agents", "r", ""));
+    }
+    assert_eq!(held(), [true; 4]);
+    cache.end_task("t", "");
+    assert_eq!(held(), [false, false, true, true]);
     assert!(changes(&mut receiver).iter().all(|change| change.starts_with('+')), "they stay subscribed");
 }
 
@@ -235,7 +226,7 @@ async fn an_answer_that_the_end_of_its_task_overtook_is_not_kept() {
             put(&cache, &value("t", "a", ""));
         }
         let seen = cache.changes();
-        cache.end_task("t", "", "");
+        cache.end_task("t", "");
         assert_eq!(answer(&cache, &value("t", "b", ""), &asked, seen), None);
         assert_eq!(use_it(&cache, "t"), "");
         assert_eq!(answer(&cache, &value("t", "c", ""), &asked, cache.changes()).as_deref(), Some("c"));

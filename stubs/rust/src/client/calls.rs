@@ -184,9 +184,8 @@ impl Core {
         let mut stub = self.stub();
         let call = async { Ok(self.answer(stub.end_task(request).await)?) };
         let answer = self.unless_ended(call).await.inspect_err(|error| self.note_any(error))?;
-        let ended = answer.task.unwrap_or_default();
-        self.cache.end_task(thread, identity, &ended.identity);
-        Ok(ended)
+        self.cache.end_task(thread, identity);
+        Ok(answer.task.unwrap_or_default())
     }
 
     /// Unpacks the answer of a unary call, which is a word of the broker.
