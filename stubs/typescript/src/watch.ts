@@ -238,7 +238,6 @@ class Stream {
   }
 
   cancel(): void {
-    this.#isWritable = false;
     this.#call.cancel();
   }
 

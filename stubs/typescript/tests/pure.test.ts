@@ -3,6 +3,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { parseAddress } from "../src/address.js";
+import { Cache } from "../src/cache.js";
+import type { Held } from "../src/entry.js";
 import { Backoff, isRefusal, Lifetime } from "../src/lifetimes.js";
 import { SERVICE_CONFIG } from "../src/service-config.js";
 import { readSettings } from "../src/settings.js";
@@ -168,4 +170,12 @@ test("the service config is the one that all clients ship", () => {
 test("the version is that of the package", () => {
   const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
   assert.equal(VERSION, version);
+});
+
+test("a cache that was closed keeps nothing that comes late", () => {
+  const never = (): never => assert.fail();
+  const cache = new Cache(1, () => 0, { kept: never, dropped: never });
+  cache.close(new Error("closed"));
+  cache.keep({ identity: "", scope: "inference", thread: "" }, {} as Held);
+  assert.equal(cache.size, 0);
 });
