@@ -109,18 +109,15 @@ export class Cache {
     this.#overtake((key) => isSame(key, entry.key), !isRejection);
   }
 
-  /**
-   * Drops the values of a thread in every scope, and answers that are under way. An answer to who named no identity may be
-   * of this one.
-   */
+  /** Drops the values of an identity's thread in every scope, and answers that are under way. */
   withdrawThread(identity: string, thread: string): void {
+    const isMeant = (key: Key): boolean => key.thread === thread && key.identity === identity;
     for (const entry of this.#byId.values()) {
-      const { key, held } = entry;
-      if (key.thread === thread && (key.identity === identity || held?.authorization.identity === identity)) {
+      if (isMeant(entry.key)) {
         this.withdraw(entry);
       }
     }
-    this.#overtake((key) => key.thread === thread && (key.identity === identity || key.identity === ""), true);
+    this.#overtake(isMeant, true);
   }
 
   /** Takes an entry out, with its value, and drops answers that are under way. */

@@ -240,9 +240,8 @@ export class BrokerClient implements Disposable {
         timeoutMs,
         signal,
       );
-      const task = taskOf(answer.task);
-      this.#cache.withdrawThread(task.identity, thread);
-      return task;
+      this.#cache.withdrawThread(request.identity, thread);
+      return taskOf(answer.task);
     });
   }
 

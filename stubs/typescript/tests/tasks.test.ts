@@ -5,12 +5,11 @@ import { status } from "@grpc/grpc-js";
 
 import { clientOf, FakeBroker, gate, IDENTITY, until } from "./support.js";
 
-test("a task that ended takes what its thread has, whether its identity was named or not, and nothing else", async () => {
+test("a task that ended takes what its thread has in every scope, and nothing of other threads and identities", async () => {
   await using broker = await FakeBroker.start();
   using client = clientOf(broker, { watch: false });
   const connection = await client.connection("inference", { thread: "t" });
   await client.authorization("control_plane.models", { thread: "t" });
-  await client.authorization("inference", { thread: "t", identity: IDENTITY });
   await client.authorization("inference", { thread: "t", identity: "another" });
   await client.authorization("inference", { thread: "u" });
 
