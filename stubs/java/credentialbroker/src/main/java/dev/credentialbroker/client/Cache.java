@@ -99,7 +99,10 @@ final class Cache {
     if (!entry.watched) {
       listener.added(entry);
     }
-    return answer;
+    synchronized (this) {
+      // Opening the stream takes its time, in which a task may have ended.
+      return asked.overtaken ? null : answer;
+    }
   }
 
   /** Drops what a question was refused, unless the broker sent another value since. */

@@ -18,6 +18,7 @@ class CacheTest {
   private static final URI ORIGIN = URI.create("https://api.example:443");
 
   private final List<String> heard = new ArrayList<>();
+  private Runnable whenAdded = () -> {};
   private final Cache cache =
       new Cache(
           2,
@@ -26,6 +27,7 @@ class CacheTest {
             @Override
             public void added(Entry entry) {
               heard.add("+" + entry.key.thread());
+              whenAdded.run();
             }
 
             @Override
@@ -201,6 +203,13 @@ class CacheTest {
     assertNull(cache.keep(report, answer("a", "better", 0), 0));
     assertNull(cache.get(otherScope));
     assertNotNull(cache.keep(ofAnother, answer("a", "s", 0), 0));
+  }
+
+  @Test
+  void givesNoAnswerWhoseThreadEndedWhileTheStreamWasOpenedForIt() {
+    whenAdded = () -> cache.endThread("", "a");
+    assertNull(cache.keep(ask("a"), answer("a", "s", 0), 0));
+    assertNull(cache.get(key("a")));
   }
 
   @Test
