@@ -309,10 +309,12 @@ final class Watch {
         if (closed) {
           return false;
         }
-        if (failure != null) {
-          presence.failed(failure);
-        }
-        if (this == current) {
+        // What becomes of a stream that has a successor says nothing about the broker.
+        boolean newest = this == current;
+        if (newest) {
+          if (failure != null) {
+            presence.failed(failure);
+          }
           current = before != null && !before.finished ? before : null;
           changing = changing && waiting;
           long told = failure == null ? 0 : failure.retryDelay().map(Durations::nanos).orElse(0L);
@@ -320,7 +322,7 @@ final class Watch {
         }
         before = null;
         tellUp();
-        return true;
+        return newest;
       }
     }
 

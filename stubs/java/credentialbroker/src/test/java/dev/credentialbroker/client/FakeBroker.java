@@ -13,6 +13,8 @@ import dev.credentialbroker.v1.RegisterTaskRequest;
 import dev.credentialbroker.v1.RegisterTaskResponse;
 import dev.credentialbroker.v1.ReportRejectedRequest;
 import dev.credentialbroker.v1.ReportRejectedResponse;
+import dev.credentialbroker.v1.WatchAuthorizationsRequest;
+import dev.credentialbroker.v1.WatchAuthorizationsResponse;
 import io.grpc.Grpc;
 import io.grpc.InsecureServerCredentials;
 import io.grpc.Server;
@@ -24,7 +26,7 @@ import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 
-/** A broker on loopback that gives each call the next secret, and does not watch. */
+/** A broker on loopback that gives each call the next secret, and watches where it is told to. */
 public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplBase
     implements AutoCloseable {
   /** The calls that arrived. */
@@ -38,6 +40,9 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
 
   /** The tasks that were ended, or were to be. */
   public final List<EndTaskRequest> ended = new CopyOnWriteArrayList<>();
+
+  /** The streams that were opened, to say something on; without them none can be. */
+  public volatile List<StreamObserver<WatchAuthorizationsResponse>> streams;
 
   /** Where it is. */
   public final String address;
@@ -134,6 +139,25 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
     }
     answers.onNext(EndTaskResponse.getDefaultInstance());
     answers.onCompleted();
+  }
+
+  @Override
+  public StreamObserver<WatchAuthorizationsRequest> watchAuthorizations(
+      StreamObserver<WatchAuthorizationsResponse> stream) {
+    if (streams == null) {
+      return super.watchAuthorizations(stream);
+    }
+    streams.add(stream);
+    return new StreamObserver<>() {
+      @Override
+      public void onNext(WatchAuthorizationsRequest request) {}
+
+      @Override
+      public void onError(Throwable failure) {}
+
+      @Override
+      public void onCompleted() {}
+    };
   }
 
   /** Makes an answer that lasts a minute by a clock that is half a century wrong. */
