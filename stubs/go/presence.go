@@ -20,7 +20,13 @@ type presence struct {
 
 // failed notes an error, and that the broker is away if that is what it means.
 func (p *presence) failed(err *Error) {
-	unreached := err.unreached() || err.ReasonText == "" && p.failing() // a call that waits for a connection ends with its time
+	p.note(err, err.unreached() || err.ReasonText == "" && p.failing()) // a call that waits for a connection ends with its time
+}
+
+// lost notes what ended the stream. Whatever it is, the broker is away, unless that was a word of its own.
+func (p *presence) lost(err *Error) { p.note(err, err.ReasonText == "") }
+
+func (p *presence) note(err *Error, unreached bool) {
 	p.mu.Lock()
 	p.last = err
 	lost := unreached && !p.away

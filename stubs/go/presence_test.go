@@ -15,6 +15,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
 )
@@ -125,6 +126,39 @@ func TestBackWithTheNextWordOfAStreamThatLives(t *testing.T) {
 			t.Errorf("said: %s", log.text.String())
 		}
 	})
+}
+
+func TestAwayWhenTheStreamFails(t *testing.T) {
+	refusal := statusOf(t, codes.ResourceExhausted, &errdetails.ErrorInfo{Reason: "WATCH_LIMIT", Domain: "credentialbroker.v1"})
+	for name, test := range map[string]struct {
+		ending error
+		away   int
+	}{
+		"on its way":                {status.Error(codes.Internal, "the stream was cut"), 1},
+		"where there is no broker":  {status.Error(codes.Unimplemented, "unexpected HTTP status code 404"), 1},
+		"with a word of the broker": {refusal, 0},
+		"with OK":                   {nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := &fakeBroker{}
+				var log said
+				client, end := broker.start(t, log.logger())
+				defer end()
+				get(t, client, wanted)
+				(<-broker.opened).end <- test.ending
+				synctest.Wait()
+				if log.count("is away") != test.away || log.count("is back") != 0 {
+					t.Errorf("said: %s", log.text.String())
+				}
+				<-broker.opened
+				synctest.Wait()
+				if log.count("is away") != test.away || log.count("is back") != test.away {
+					t.Errorf("with the next one, said: %s", log.text.String())
+				}
+			})
+		})
+	}
 }
 
 func TestTheEndIsNoErrorOfTheBroker(t *testing.T) {

@@ -61,7 +61,7 @@ func (w *watcher) run(ctx context.Context) {
 			if s.err != nil && ctx.Err() == nil {
 				err := errorOf(s.err)
 				s.asked = max(s.asked, err.RetryDelay)
-				w.presence.failed(err)
+				w.presence.lost(err)
 			}
 		}
 		if s.call != nil && w.clock.now()-s.began >= longLived {
