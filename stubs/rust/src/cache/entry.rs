@@ -85,11 +85,13 @@ impl Entry {
 
     /// The value, if it lasts for `least` and may go to `target` where one is named.
     pub(super) fn usable(&self, target: &str, least: Duration, now: Instant) -> Option<Authorization> {
+        // Held before the value is looked at, so that they are those of this very value.
+        let origins = (!target.is_empty()).then(|| read(&self.origins));
         let value = match &*self.value.load() {
             Some(value) if value.lifetime.lasts(now, least) => Authorization(Arc::clone(value)),
             _ => return None,
         };
-        (target.is_empty() || read(&self.origins).iter().any(|origin| origin == target)).then_some(value)
+        origins.is_none_or(|origins| origins.iter().any(|origin| origin == target)).then_some(value)
     }
 
     /// Keeps everybody else from replacing the value.
@@ -100,12 +102,14 @@ impl Entry {
     /// Replaces the value; `replacing` is held.
     pub(super) fn put(&self, value: Authorization, change: u64) {
         let tag = value.connection_tag().to_owned();
+        let mut origins = write(&self.origins);
         let before = self.value.swap(Some(value.0)).map(Authorization);
         if before.is_some_and(|before| before.connection_tag() != tag) {
             // They were allowed to another credential.
-            write(&self.origins).clear();
+            origins.clear();
             self.break_connections();
         }
+        drop(origins);
         self.changed.store(change, Ordering::Relaxed);
         lock(&self.refresh).reset();
         self.refresh_from.store(0, Ordering::Relaxed);

@@ -308,6 +308,31 @@ async fn origins_go_with_a_withdrawal_and_with_another_tag() {
     assert_eq!(named(), "");
 }
 
+#[test]
+fn no_origin_is_given_what_another_credential_was_allowed_there() {
+    let (cache, _changes) = cache(9);
+    let origin = "https://a:443";
+    let asked = Question { target: origin, ..PLAIN };
+    let (one, two) = (value("t", "a", "one"), value("t", "b", "two"));
+    let entry = put(&cache, &one);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..50_000 {
+                answer(&cache, &one, &asked, cache.changes());
+                cache.take(&entry, two.clone(), Instant::now());
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
+        let mut wrong = 0;
+        while !ended.load(Ordering::Relaxed) {
+            let given = cache.peek(key("t"), origin, Duration::ZERO, Instant::now());
+            wrong += usize::from(given.is_some_and(|given| given.connection_tag() == "two"));
+        }
+        assert_eq!(wrong, 0);
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_withdrawn_goes_when_it_is_idle_and_has_no_connection() {
     let (cache, mut receiver) = Cache::new(9, 5 * SECOND);
