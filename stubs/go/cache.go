@@ -140,12 +140,14 @@ func (c *cache) set(e *entry, value *Authorization) {
 }
 
 // push holds a value that the stream brought. It is when the one before is due: an entry that nobody uses goes instead.
-func (c *cache) push(id string, answer *pb.Authorization) {
+// What a stream brings that is not current any more may be older than what the next one took back. That is looked at with
+// the lock held, for which a value may have waited.
+func (c *cache) push(id string, answer *pb.Authorization, current func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clock.now()
 	switch e := c.byID[id]; {
-	case e == nil: // dropped while it was on its way
+	case e == nil || !current(): // dropped while it was on its way, or late
 	case c.isIdle(e, now):
 		c.remove(e)
 	case e.ended: // it may be from before that

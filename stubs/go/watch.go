@@ -143,9 +143,7 @@ func (w *watcher) receive(s *stream, silence *time.Timer) error {
 		id := message.GetSubscriptionId()
 		switch event := message.GetEvent().(type) {
 		case *pb.WatchAuthorizationsResponse_Authorization:
-			if w.isCurrent(s) { // what an old stream still brings may be older than what a new one took back
-				w.cache.push(id, event.Authorization)
-			}
+			w.cache.push(id, event.Authorization, func() bool { return w.isCurrent(s) })
 		case *pb.WatchAuthorizationsResponse_Withdrawal:
 			w.cache.withdraw(id, event.Withdrawal.GetReason())
 		case *pb.WatchAuthorizationsResponse_Error:

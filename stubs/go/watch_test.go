@@ -219,6 +219,32 @@ func TestStreamWaitsAsTheBrokerAsks(t *testing.T) {
 	})
 }
 
+func TestValueThatTheNextStreamOvertook(t *testing.T) {
+	broker := &fakeBroker{}
+	client, end := broker.start(t)
+	defer end()
+	get(t, client, wanted)
+	old := <-broker.opened
+	subscribe := (<-old.messages).GetSubscribe()
+	client.cache.mu.Lock()
+	err := old.send(&pb.WatchAuthorizationsResponse{
+		SubscriptionId: subscribe.GetSubscriptionId(),
+		Event:          &pb.WatchAuthorizationsResponse_Authorization{Authorization: answer("old", time.Minute)},
+	})
+	time.Sleep(100 * time.Millisecond) // until it waits for the lock, as it may while another stream opens
+	client.watcher.mu.Lock()
+	client.watcher.current = &stream{subscriptions: newSubscriptions()}
+	client.watcher.mu.Unlock()
+	client.cache.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	if got := get(t, client, wanted); got.Revision != "r1" {
+		t.Errorf("%s of the old stream", got.Revision)
+	}
+}
+
 func TestSilenceIsCountedFromTheBeginningOfAStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &fakeBroker{}
