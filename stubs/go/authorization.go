@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"strings"
 	"time"
 
 	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
@@ -84,6 +85,11 @@ func (a *Authorization) Headers() iter.Seq2[string, string] {
 // Apply sets all headers, each in the place of any of that name.
 func (a *Authorization) Apply(to http.Header) {
 	for name, value := range a.Headers() {
+		for there := range to { // names that were not set with [http.Header.Set] may be written in any way
+			if strings.EqualFold(there, name) {
+				delete(to, there)
+			}
+		}
 		to.Set(name, value)
 	}
 }

@@ -21,7 +21,7 @@ func TestHeaders(t *testing.T) {
 	if want := []string{"authorization=Bearer secret-of-r", "x-account=secret-account"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	header := http.Header{"Authorization": {"a", "b"}, "Accept": {"c"}}
+	header := http.Header{"Authorization": {"a", "b"}, "authorization": {"c"}, "X-ACCOUNT": {"d"}, "Accept": {"c"}}
 	authorization.Apply(header)
 	if text := fmt.Sprint(header); text != "map[Accept:[c] Authorization:[Bearer secret-of-r] X-Account:[secret-account]]" {
 		t.Error(text)
