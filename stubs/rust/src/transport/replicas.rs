@@ -28,7 +28,11 @@ pub(crate) struct Replicas {
 #[derive(Default)]
 pub(crate) struct Connected {
     ready: Vec<Replica>,
-    /// Why the last attempt failed, while nothing is ready.
+    /// The addresses that the name has.
+    targets: HashSet<Target>,
+    /// Those of them whose last attempt failed.
+    failing: HashSet<Target>,
+    /// Why the last attempt failed, while nothing is ready and no address is left to hope for.
     failure: Option<Arc<str>>,
 }
 
@@ -90,20 +94,43 @@ impl Replicas {
         });
     }
 
-    fn add(&self, replica: Replica) {
+    fn add(&self, target: &Target, replica: Replica) {
         self.connected.send_modify(|connected| {
             connected.ready.push(replica);
+            connected.failing.remove(target);
             connected.failure = None;
         });
     }
 
-    fn failed(&self, what: &str, error: &io::Error) {
+    /// These are the addresses that count from now on.
+    fn found(&self, targets: &HashSet<Target>) {
         self.connected.send_if_modified(|connected| {
-            let alone = connected.ready.is_empty();
-            if alone {
-                connected.failure = Some(format!("{what}: {error}").into());
+            connected.failing.retain(|target| targets.contains(target));
+            connected.targets.clone_from(targets);
+            false
+        });
+    }
+
+    /// An attempt to connect failed. While another address is still tried for the first time the broker may be there.
+    fn failed(&self, target: &Target, error: &io::Error) {
+        self.connected.send_if_modified(|connected| {
+            connected.failing.insert(target.clone());
+            let lost = connected.ready.is_empty() && connected.targets.is_subset(&connected.failing);
+            if lost {
+                connected.failure = Some(format!("{target}: {error}").into());
             }
-            alone
+            lost
+        });
+    }
+
+    /// The name could not be resolved.
+    fn unresolved(&self, address: &Address, error: &io::Error) {
+        self.connected.send_if_modified(|connected| {
+            let lost = connected.ready.is_empty();
+            if lost {
+                connected.failure = Some(format!("{address}: {error}").into());
+            }
+            lost
         });
     }
 
@@ -118,6 +145,7 @@ impl Replicas {
             match resolve(&address).await {
                 Ok(found) => {
                     backoff.reset();
+                    self.found(&found);
                     // Those of addresses that the name no longer has.
                     while tasks.try_join_next().is_some() {}
                     held.retain(|target, task| {
@@ -137,7 +165,7 @@ impl Replicas {
                 }
                 // What is connected stays: a resolver that is away says nothing about the broker.
                 Err(error) => {
-                    self.failed(&address.to_string(), &error);
+                    self.unresolved(&address, &error);
                     sleep(backoff.next(fastrand::f64())).await;
                 }
             }
@@ -154,12 +182,12 @@ impl Replicas {
                     backoff.reset();
                     let id = IDS.fetch_add(1, Ordering::Relaxed);
                     let _turns = Turns { replicas: self, id };
-                    self.add(Replica { id, sender });
+                    self.add(target, Replica { id, sender });
                     if let Err(error) = running.await {
                         tracing::debug!(%error, ?target, "a connection to the credential broker was lost");
                     }
                 }
-                Err(error) => self.failed(&target.to_string(), &error),
+                Err(error) => self.failed(target, &error),
             }
             lost.notify_one();
             sleep(backoff.next(fastrand::f64())).await;
@@ -186,5 +214,30 @@ async fn resolve(address: &Address) -> io::Result<HashSet<Target>> {
             let found: HashSet<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.map(Target::Tcp).collect();
             if found.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(found) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broker_is_away_when_none_of_its_addresses_can_be_reached() {
+        let replicas = Replicas::new();
+        let is_up = || replicas.subscribe().borrow().is_up();
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        // As `localhost` often is, with a broker that listens on the second alone.
+        let (first, second) = (Target::Tcp("[::1]:1".parse().unwrap()), Target::Tcp("127.0.0.1:1".parse().unwrap()));
+        replicas.found(&HashSet::from([first.clone(), second.clone()]));
+        replicas.failed(&first, &refused());
+        assert_eq!(is_up(), None, "the second is on its way");
+        replicas.failed(&second, &refused());
+        assert_eq!(is_up(), Some(false));
+        // An address that the name no longer has is nobody's hope.
+        let replicas = Replicas::new();
+        replicas.found(&HashSet::from([first.clone(), second]));
+        replicas.found(&HashSet::from([first.clone()]));
+        replicas.failed(&first, &refused());
+        assert_eq!(replicas.subscribe().borrow().is_up(), Some(false));
     }
 }
