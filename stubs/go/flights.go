@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+
+	pb "credentialbroker.dev/stubs/go/credentialbroker/v1"
 )
 
 // ask is one question to the broker. Those who have the same one wait for the same answer.
@@ -89,10 +91,11 @@ func (f *flights) do(ctx context.Context, a ask, held func() *Authorization, cal
 	}
 }
 
-// outOfTime says whether a call ended because its own time did, rather than because the broker said so.
+// outOfTime says whether a call ended because its own time did, or left too little of it for the broker to answer.
 func outOfTime(err error) bool {
 	problem, ok := errors.AsType[*Error](err)
-	return ok && problem.Code == codes.DeadlineExceeded && problem.ReasonText == ""
+	return ok && problem.Code == codes.DeadlineExceeded &&
+		(problem.ReasonText == "" || problem.Reason == pb.ErrorReason_ERROR_REASON_DEADLINE_TOO_SHORT)
 }
 
 // start asks in the background, unless the same is under way or, looked at once more, needed no longer.

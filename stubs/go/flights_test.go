@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -146,6 +147,36 @@ func TestWhoJoinsHasTheWholeOfTheOwnTime(t *testing.T) {
 		}
 		f.close()
 	})
+}
+
+func TestWhoJoinsACallThatIsTooLateForTheBroker(t *testing.T) {
+	for reason, again := range map[string]bool{"DEADLINE_TOO_SHORT": true, "OF_ANOTHER_BROKER": false} {
+		t.Run(reason, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFlights(t.Context(), 10*time.Second)
+				refusal := errorOf(statusOf(t, codes.DeadlineExceeded, &errdetails.ErrorInfo{Reason: reason, Domain: reasonDomain}))
+				first := true
+				call := func(context.Context) (*Authorization, error) {
+					if !first {
+						return &Authorization{}, nil
+					}
+					first = false
+					time.Sleep(10*time.Second - time.Millisecond) // for which it waited for a connection
+					return nil, refusal
+				}
+				go func() {
+					if _, err := f.do(t.Context(), ask{}, nothing, call); err != error(refusal) {
+						t.Errorf("who asked gets %v", err)
+					}
+				}()
+				time.Sleep(5 * time.Second)
+				if _, err := f.do(t.Context(), ask{}, nothing, call); (err == nil) != again {
+					t.Errorf("who joined, and has 5 s left, gets %v", err)
+				}
+				f.close()
+			})
+		})
+	}
 }
 
 func TestAnAnswerThatJustCameIsUsed(t *testing.T) {
