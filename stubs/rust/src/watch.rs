@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -95,11 +95,16 @@ pub(crate) async fn watch(core: Arc<Core>, mut changes: mpsc::UnboundedReceiver<
                 let (core, subscriptions, turns) = (Arc::clone(&core), Arc::clone(&subscriptions), turns.clone());
                 let turn = Turn { number: newest, up: Arc::clone(&up) };
                 core.tasks.clone().spawn(async move {
-                    let closing = |wait| _ = turns.send((newest, wait));
+                    let is_closing = AtomicBool::new(false);
+                    let closing = |wait| {
+                        is_closing.store(true, Ordering::Relaxed);
+                        let _ = turns.send((newest, wait));
+                    };
                     let mut wait = Duration::ZERO;
                     if let Err(error) = read(&core, outgoing, &subscriptions, &turn, &closing).await {
                         wait = error.retry_delay.unwrap_or_default();
-                        if error.reason_text.is_empty() {
+                        // One that said that it would end may do so as it likes.
+                        if error.reason_text.is_empty() && !is_closing.load(Ordering::Relaxed) {
                             core.presence.lost(&core.cache);
                         }
                         core.note(error);

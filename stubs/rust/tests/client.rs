@@ -261,6 +261,19 @@ async fn a_broker_that_says_why_it_ends_the_stream_is_not_away() {
 }
 
 #[tokio::test]
+async fn a_broker_whose_old_stream_breaks_while_the_new_one_is_up_is_not_away() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let broker = FakeBroker::start().await;
+    broker.counts.stream_closes.store(true, Ordering::SeqCst);
+    let client = broker.client();
+    client.authorization(REQUEST).await.unwrap();
+    until("the old stream has broken", || client.state().last_error.is_some()).await;
+    until("the new one is up", || client.state().watching).await;
+    assert!(!log.text().contains("the broker is away"), "{}", log.text());
+}
+
+#[tokio::test]
 async fn times_may_be_for_ever() {
     let broker = FakeBroker::start().await;
     let ever = Duration::MAX;

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use credentialbroker::v1::credential_broker_server::{CredentialBroker, CredentialBrokerServer};
@@ -39,6 +39,8 @@ pub struct Counts {
     pub put_off: Mutex<HashMap<String, usize>>,
     /// What it answers to a stream, in the place of one.
     pub stream_fails: Mutex<Option<Status>>,
+    /// Whether the next stream says that it is closing, and breaks when another one is open.
+    pub stream_closes: AtomicBool,
     /// What tasks were registered for.
     pub registered: Mutex<Vec<String>>,
     /// The threads whose task was ended.
@@ -189,6 +191,16 @@ impl CredentialBroker for Service {
             return Err(status);
         }
         self.0.streams.fetch_add(1, Ordering::SeqCst);
+        if self.0.stream_closes.swap(false, Ordering::SeqCst) {
+            let counts = Arc::clone(&self.0);
+            let closing = watch_authorizations_response::Event::Closing(Closing::default());
+            let closing = WatchAuthorizationsResponse { event: Some(closing), ..Default::default() };
+            let broken = futures_util::stream::once(async move {
+                until("another stream is open", || counts.streams() == 2).await;
+                Err(Status::unavailable("it broke"))
+            });
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(closing)).chain(broken))));
+        }
         let counted = OneStream(Arc::clone(&self.0));
         let silent = request.into_inner().filter_map(move |_| {
             let _counted = &counted;
