@@ -124,16 +124,28 @@ public final class BrokerHttpClient extends HttpClient {
     } catch (OriginException e) {
       return CompletableFuture.failedFuture(e);
     }
-    return broker
-        .authorizationAsync(wanted)
+    Sending<HttpResponse<T>> sending = new Sending<>();
+    sending
+        .step(broker.authorizationAsync(wanted))
         .thenCompose(
             first ->
-                client
-                    .sendAsync(with(first, request), handler, pushes)
-                    .thenCompose(answer -> answered(first, request, answer, handler, pushes)));
+                sending
+                    .step(client.sendAsync(with(first, request), handler, pushes))
+                    .thenCompose(
+                        answer -> answered(sending, first, request, answer, handler, pushes)))
+        .whenComplete(
+            (answer, failure) -> {
+              if (failure != null) {
+                sending.completeExceptionally(failure);
+              } else if (!sending.complete(answer)) {
+                discard(answer);
+              }
+            });
+    return sending;
   }
 
   private <T> CompletableFuture<HttpResponse<T>> answered(
+      Sending<HttpResponse<T>> sending,
       Authorization first,
       HttpRequest request,
       HttpResponse<T> answer,
@@ -144,14 +156,16 @@ public final class BrokerHttpClient extends HttpClient {
     }
     CompletableFuture<Authorization> better =
         // The answer of the backend stands: a failure of the report is none of the request.
-        broker.reportRejectedAsync(first, DETAIL).exceptionally(refusedOrClosed -> null);
+        sending
+            .step(broker.reportRejectedAsync(first, DETAIL))
+            .exceptionally(refusedOrClosed -> null);
     return better.thenCompose(
         found -> {
           if (found == null || !canSendAgain(request)) {
             return CompletableFuture.completedFuture(answer);
           }
-          return client
-              .sendAsync(with(found, request), handler, pushes)
+          return sending
+              .step(client.sendAsync(with(found, request), handler, pushes))
               .handle(
                   (second, failure) -> {
                     Throwable cause =

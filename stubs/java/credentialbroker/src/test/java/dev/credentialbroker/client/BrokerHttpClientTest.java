@@ -7,6 +7,11 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import io.grpc.Status;
 import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.net.InetAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -16,7 +21,10 @@ import java.net.http.HttpResponse;
 import java.net.http.HttpResponse.BodyHandlers;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -156,6 +164,40 @@ class BrokerHttpClientTest {
     assertEquals(401, answer.statusCode());
     assertEquals("401", answer.body());
     assertEquals(1, broker.reported.size());
+  }
+
+  @Test
+  void sendsNothingAgainThatWasCancelledMeanwhile() throws Exception {
+    send(HttpRequest.newBuilder(backend.origin()), false);
+    backend.statuses.add(401);
+    broker.gate = new CountDownLatch(1);
+    CompletableFuture<HttpResponse<String>> cancelled =
+        http.sendAsync(post(BodyPublishers.ofString("body")).build(), BodyHandlers.ofString());
+    while (broker.reported.isEmpty()) {
+      TimeUnit.MILLISECONDS.sleep(1);
+    }
+    cancelled.cancel(true);
+    broker.gate.countDown();
+    TimeUnit.MILLISECONDS.sleep(300);
+    assertEquals(2, backend.received.size());
+  }
+
+  @Test
+  void endsARequestThatIsCancelledAsTheJdkDoes() throws Exception {
+    try (ServerSocket silent = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+      URI origin = URI.create("http://127.0.0.1:" + silent.getLocalPort());
+      CompletableFuture<String> body =
+          BrokerHttpClient.of(client, origin, AuthorizationRequest.of("inference", "t"))
+              .sendAsync(HttpRequest.newBuilder(origin).build(), BodyHandlers.ofString())
+              .thenApply(HttpResponse::body);
+      try (Socket connection = silent.accept()) {
+        connection.setSoTimeout(10_000);
+        InputStream arrives = connection.getInputStream();
+        assertEquals('G', arrives.read());
+        body.cancel(true);
+        arrives.transferTo(OutputStream.nullOutputStream());
+      }
+    }
   }
 
   @Test

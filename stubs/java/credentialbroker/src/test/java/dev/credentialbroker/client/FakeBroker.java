@@ -86,11 +86,7 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
   public void getAuthorization(
       GetAuthorizationRequest request, StreamObserver<GetAuthorizationResponse> answers) {
     asked.add(request);
-    try {
-      gate.await();
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-    }
+    awaitGate();
     if (failure != null) {
       answers.onError(failure.asRuntimeException());
       return;
@@ -111,6 +107,7 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
   public void reportRejected(
       ReportRejectedRequest request, StreamObserver<ReportRejectedResponse> answers) {
     reported.add(request);
+    awaitGate();
     if (refusal != null) {
       answers.onError(refusal.asRuntimeException());
       return;
@@ -172,6 +169,14 @@ public final class FakeBroker extends CredentialBrokerGrpc.CredentialBrokerImplB
         .setRefreshTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(130))
         .setExpireTime(com.google.protobuf.Timestamp.newBuilder().setSeconds(160))
         .build();
+  }
+
+  private void awaitGate() {
+    try {
+      gate.await();
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
   }
 
   private Header header(String secret) {
