@@ -67,7 +67,8 @@ func WithIdentity(name string) Option { return func(s *settings) { s.identity = 
 // revocation at the latest when what it holds ends, a few minutes at most.
 func WithoutWatch() Option { return func(s *settings) { s.watch = false } }
 
-// WithTimeout bounds each call to the broker, 10 s by default. A context with an earlier deadline ends a call earlier.
+// WithTimeout bounds each call to the broker: 10 s by default, which is also the longest that a call may take. A context
+// with an earlier deadline ends a call earlier.
 func WithTimeout(timeout time.Duration) Option { return func(s *settings) { s.timeout = timeout } }
 
 // WithCacheSize bounds how many authorizations are kept, 1,000 by default. The least recently used goes first.
