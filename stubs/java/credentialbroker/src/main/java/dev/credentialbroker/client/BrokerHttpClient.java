@@ -88,16 +88,19 @@ public final class BrokerHttpClient extends HttpClient {
       if (answer.statusCode() != 401) {
         return answer;
       }
-      Authorization better = better(first);
-      if (better == null || !canSendAgain(request)) {
-        return answer;
-      }
       HttpResponse<T> second;
       try {
+        Authorization better = better(first);
+        if (better == null || !canSendAgain(request)) {
+          return answer;
+        }
         second = client.send(with(better, request), handler);
       } catch (IOException onItsWay) {
         // The backend has answered: that this answer was not bettered makes no error of it.
         return answer;
+      } catch (InterruptedException | RuntimeException abandoned) {
+        discard(answer);
+        throw abandoned;
       }
       discard(answer);
       return second;

@@ -3,6 +3,7 @@ package dev.credentialbroker.client;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import io.grpc.Status;
@@ -19,6 +20,7 @@ import java.net.http.HttpRequest.BodyPublisher;
 import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse;
 import java.net.http.HttpResponse.BodyHandlers;
+import java.net.http.HttpResponse.BodySubscribers;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -180,6 +182,33 @@ class BrokerHttpClientTest {
     broker.gate.countDown();
     TimeUnit.MILLISECONDS.sleep(300);
     assertEquals(2, backend.received.size());
+  }
+
+  @Test
+  void closesThe401OfWhoIsInterruptedBeforeTheSecondAttempt() throws Exception {
+    send(HttpRequest.newBuilder(backend.origin()), false);
+    backend.statuses.add(401);
+    broker.gate = new CountDownLatch(1);
+    CountDownLatch closed = new CountDownLatch(1);
+    AutoCloseable body = closed::countDown;
+    Thread sending =
+        new Thread(
+            () -> {
+              try {
+                http.send(
+                    HttpRequest.newBuilder(backend.origin()).build(),
+                    answer -> BodySubscribers.replacing(body));
+              } catch (IOException | InterruptedException expected) {
+                // What becomes of the answer's body is what counts.
+              }
+            });
+    sending.start();
+    while (broker.reported.isEmpty()) {
+      TimeUnit.MILLISECONDS.sleep(1);
+    }
+    sending.interrupt();
+    assertTrue(closed.await(5, TimeUnit.SECONDS));
+    sending.join();
   }
 
   @Test
