@@ -261,6 +261,24 @@ async fn a_broker_that_says_why_it_ends_the_stream_is_not_away() {
 }
 
 #[tokio::test]
+async fn a_broker_that_refuses_is_back() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let broker = FakeBroker::start().await;
+    *broker.counts.stream_fails.lock().unwrap() = Some(Status::internal("it broke"));
+    let client = broker.client();
+    client.authorization(REQUEST).await.unwrap();
+    until("the broker is away", || log.text().contains("the broker is away")).await;
+    broker.counts.fail_with(Some(Code::PermissionDenied));
+    client.authorization(Request::new("inference", "u")).await.unwrap_err();
+    assert!(!log.text().contains("the broker is back"), "that may be anybody's word");
+    let word = ErrorDetails::with_error_info("WATCH_LIMIT", "credentialbroker.v1", HashMap::new());
+    let said = Status::with_error_details(Code::ResourceExhausted, "too many", word);
+    *broker.counts.stream_fails.lock().unwrap() = Some(said);
+    until("the broker is back", || log.text().contains("the broker is back")).await;
+}
+
+#[tokio::test]
 async fn a_broker_whose_old_stream_breaks_while_the_new_one_is_up_is_not_away() {
     let log = Log::default();
     let _listening = log.listen();

@@ -72,6 +72,10 @@ impl Core {
     /// Keeps the last failure, for `state`.
     pub(crate) fn note(&self, error: BrokerError) {
         tracing::debug!(%error, "a call to the credential broker failed");
+        if !error.reason_text.is_empty() {
+            // A refusal comes from a broker that is there.
+            self.presence.heard();
+        }
         *lock(&self.last_error) = Some(error);
     }
 
