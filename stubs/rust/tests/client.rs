@@ -279,6 +279,14 @@ async fn a_broker_that_refuses_is_back() {
 }
 
 #[tokio::test]
+async fn the_last_error_may_be_that_there_was_no_answer_in_time() {
+    let client = Client::builder().address("127.0.0.1:1").build().unwrap();
+    let short = REQUEST.timeout(Duration::from_millis(50));
+    assert_eq!(client.authorization(short).await.unwrap_err().broker().unwrap().code, Code::DeadlineExceeded);
+    assert_eq!(client.state().last_error.unwrap().code, Code::DeadlineExceeded);
+}
+
+#[tokio::test]
 async fn a_broker_whose_old_stream_breaks_while_the_new_one_is_up_is_not_away() {
     let log = Log::default();
     let _listening = log.listen();

@@ -202,7 +202,12 @@ impl Core {
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<Result<T, Error>, Elapsed>>) -> Result<T, Error> {
-        work.await.unwrap_or_else(|_| Err(self.channel.too_late().into()))
+        work.await.unwrap_or_else(|_| {
+            // The call itself ends with the last who waits for it, and then says nothing.
+            let error = BrokerError::from(self.channel.too_late());
+            self.note(error.clone());
+            Err(error.into())
+        })
     }
 
     /// Whatever fails because the client ends, or after, fails as that.
