@@ -164,15 +164,17 @@ func TestWhoJoinsACallThatIsTooLateForTheBroker(t *testing.T) {
 					time.Sleep(10*time.Second - time.Millisecond) // for which it waited for a connection
 					return nil, refusal
 				}
-				go func() {
+				var running sync.WaitGroup
+				running.Go(func() {
 					if _, err := f.do(t.Context(), ask{}, nothing, call); err != error(refusal) {
 						t.Errorf("who asked gets %v", err)
 					}
-				}()
+				})
 				time.Sleep(5 * time.Second)
 				if _, err := f.do(t.Context(), ask{}, nothing, call); (err == nil) != again {
 					t.Errorf("who joined, and has 5 s left, gets %v", err)
 				}
+				running.Wait()
 				f.close()
 			})
 		})
