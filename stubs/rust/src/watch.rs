@@ -165,10 +165,11 @@ fn apply(core: &Core, subscriptions: &Subscriptions, turn: &Turn, message: Watch
     let entry = message.subscription_id.parse().ok().and_then(|id: u64| lock(subscriptions).get(&id).cloned());
     let (Some(entry), Some(event)) = (entry, message.event) else { return };
     match event {
-        Event::Authorization(sent) if turn.is_newest() => {
+        Event::Authorization(sent) => {
             let now = Instant::now();
+            // What a stream that was replaced still brings may be older than what its successor took back.
             match Authorization::new(Arc::clone(&entry.key), sent, now) {
-                Ok(value) => core.cache.take(&entry, value, now),
+                Ok(value) => core.cache.take(&entry, value, now, || turn.is_newest()),
                 Err(error) => core.note(error),
             }
         }
@@ -182,8 +183,7 @@ fn apply(core: &Core, subscriptions: &Subscriptions, turn: &Turn, message: Watch
             }
             core.note(error);
         }
-        // What a stream that was replaced still brings may be older than what its successor took back.
-        Event::Authorization(_) | Event::Heartbeat(_) | Event::Closing(_) => {}
+        Event::Heartbeat(_) | Event::Closing(_) => {}
     }
 }
 

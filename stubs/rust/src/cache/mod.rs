@@ -185,14 +185,23 @@ impl Cache {
         Some(value.clone())
     }
 
-    /// Takes a value that came without being asked for. An entry that nobody uses goes instead.
-    pub(crate) fn take(&self, entry: &Arc<Entry>, value: Authorization, now: Instant) {
+    /// Takes a value that came without being asked for, unless whoever brought it is not current any more. An entry that
+    /// nobody uses goes instead.
+    pub(crate) fn take(
+        &self,
+        entry: &Arc<Entry>,
+        value: Authorization,
+        now: Instant,
+        is_current: impl FnOnce() -> bool,
+    ) {
         if now >= self.idle_from(entry) && !entry.is_connected() {
             let _changing = lock(&self.changing);
             self.remove(std::slice::from_ref(entry));
         } else {
             let replacing = entry.replacing();
-            entry.put(value, self.next_change());
+            if is_current() {
+                entry.put(value, self.next_change());
+            }
             drop(replacing);
             self.stored.notify_one();
         }

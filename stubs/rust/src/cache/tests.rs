@@ -144,8 +144,8 @@ async fn what_nobody_uses_goes_when_it_is_due() {
     assert_eq!((next, due.len()), (Some(began + 45 * SECOND), 0));
     assert_eq!(changes(&mut receiver), ["+idle", "+used", "+connected", "-1"]);
     // A value that comes for what is no longer there changes nothing.
-    cache.take(&idle, value("idle", "b", ""), Instant::now());
-    cache.take(&used, value("used", "b", ""), Instant::now());
+    cache.take(&idle, value("idle", "b", ""), Instant::now(), || true);
+    cache.take(&used, value("used", "b", ""), Instant::now(), || true);
     assert_eq!([use_it(&cache, "idle"), use_it(&cache, "used")], ["", "b"]);
     advance(5 * SECOND).await;
     let (_, due) = cache.sweep(Instant::now(), true);
@@ -161,7 +161,7 @@ async fn a_value_that_comes_for_an_idle_entry_lets_it_go() {
     let (cache, mut receiver) = Cache::new(9, 10 * SECOND);
     let entry = put(&cache, &value("t", "a", ""));
     advance(10 * SECOND).await;
-    cache.take(&entry, value("t", "b", ""), Instant::now());
+    cache.take(&entry, value("t", "b", ""), Instant::now(), || true);
     assert_eq!(use_it(&cache, "t"), "");
     assert_eq!(changes(&mut receiver), ["+t", "-1"]);
 }
@@ -171,15 +171,32 @@ async fn a_connection_breaks_with_its_tag_and_with_a_withdrawal() {
     let (cache, _changes) = cache(9);
     let entry = put(&cache, &value("t", "a", "one"));
     let (_connected, breaks) = cache.connect(&value("t", "a", "one")).unwrap();
-    cache.take(&entry, value("t", "b", "one"), Instant::now());
+    cache.take(&entry, value("t", "b", "one"), Instant::now(), || true);
     assert_eq!(*breaks.borrow(), 0);
-    cache.take(&entry, value("t", "c", "two"), Instant::now());
+    cache.take(&entry, value("t", "c", "two"), Instant::now(), || true);
     assert_eq!(*breaks.borrow(), 1);
     assert!(cache.connect(&value("t", "a", "one")).is_none(), "made with what is no longer held");
     cache.withdraw(&entry, false);
     assert_eq!(*breaks.borrow(), 2);
-    cache.take(&entry, value("t", "c", "two"), Instant::now());
+    cache.take(&entry, value("t", "c", "two"), Instant::now(), || true);
     assert_eq!((*breaks.borrow(), use_it(&cache, "t").as_str()), (2, "c"));
+}
+
+#[test]
+fn what_a_stream_brings_while_its_successor_withdraws_is_gone() {
+    let (cache, _changes) = cache(9);
+    let entry = put(&cache, &value("t", "a", ""));
+    std::thread::scope(|scope| {
+        let is_current = || {
+            scope.spawn(|| cache.withdraw(&entry, false));
+            std::thread::sleep(Duration::from_millis(50));
+            true
+        };
+        cache.take(&entry, value("t", "b", ""), Instant::now(), is_current);
+    });
+    assert_eq!(use_it(&cache, "t"), "");
+    cache.take(&entry, value("t", "b", ""), Instant::now(), || false);
+    assert_eq!(use_it(&cache, "t"), "");
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +264,7 @@ async fn the_answer_to_a_report_outlives_the_withdrawal_of_what_was_rejected_and
     let (cache, _changes) = cache(9);
     let entry = put(&cache, &value("t", "a", ""));
     let seen = cache.changes();
-    cache.take(&entry, value("t", "c", ""), Instant::now());
+    cache.take(&entry, value("t", "c", ""), Instant::now(), || true);
     assert_eq!(answer(&cache, &value("t", "b", ""), &report, seen).as_deref(), Some("c"), "what came is newer");
 }
 
@@ -256,7 +273,7 @@ async fn an_older_answer_does_not_replace_what_the_stream_brought() {
     let (cache, _changes) = cache(9);
     let entry = put(&cache, &value("t", "a", ""));
     let seen = cache.changes();
-    cache.take(&entry, value("t", "pushed", ""), Instant::now());
+    cache.take(&entry, value("t", "pushed", ""), Instant::now(), || true);
     assert_eq!(answer(&cache, &value("t", "b", ""), &PLAIN, seen).as_deref(), Some("pushed"));
     // What is held is too short for this one, which has the answer for itself.
     let long = Question { least: 60 * SECOND, ..PLAIN };
@@ -272,7 +289,7 @@ async fn a_refusal_drops_what_it_is_about() {
     let (cache, _changes) = cache(9);
     let entry = put(&cache, &value("t", "a", ""));
     let question = Question { since: cache.changes(), ..PLAIN };
-    cache.take(&entry, value("t", "b", ""), Instant::now());
+    cache.take(&entry, value("t", "b", ""), Instant::now(), || true);
     cache.refuse(key("t"), &question);
     cache.refuse(key("t"), &Question { rejected: Some("a"), ..PLAIN });
     assert_eq!(use_it(&cache, "t"), "b", "something newer came");
@@ -280,7 +297,7 @@ async fn a_refusal_drops_what_it_is_about() {
     cache.refuse(key("t"), &Question { rejected: Some("b"), ..PLAIN });
     cache.refuse(key("t"), &Question { since: cache.changes(), ..PLAIN });
     assert!(cache.entry(key("t")).is_some(), "the next value is still to come");
-    cache.take(&entry, value("t", "c", ""), Instant::now());
+    cache.take(&entry, value("t", "c", ""), Instant::now(), || true);
     cache.refuse(key("t"), &Question { rejected: Some("c"), ..PLAIN });
     assert!(cache.entry(key("t")).is_none());
 }
@@ -293,10 +310,10 @@ async fn origins_go_with_a_withdrawal_and_with_another_tag() {
     let named = || used(&cache, "t", origin, Duration::ZERO, false);
     answer(&cache, &value("t", "a", "one"), &asked, cache.changes());
     let entry = cache.entry(key("t")).unwrap();
-    cache.take(&entry, value("t", "b", "one"), Instant::now());
+    cache.take(&entry, value("t", "b", "one"), Instant::now(), || true);
     assert_eq!(named(), "b");
     let seen = cache.changes();
-    cache.take(&entry, value("t", "c", "two"), Instant::now());
+    cache.take(&entry, value("t", "c", "two"), Instant::now(), || true);
     assert_eq!(named(), "");
     // An answer for the credential of before allows nothing to this one.
     assert_eq!(answer(&cache, &value("t", "b", "one"), &asked, seen), None);
@@ -304,7 +321,7 @@ async fn origins_go_with_a_withdrawal_and_with_another_tag() {
     answer(&cache, &value("t", "d", "two"), &asked, cache.changes());
     assert_eq!(named(), "d");
     cache.withdraw(&entry, false);
-    cache.take(&entry, value("t", "d", "two"), Instant::now());
+    cache.take(&entry, value("t", "d", "two"), Instant::now(), || true);
     assert_eq!(named(), "");
 }
 
@@ -320,7 +337,7 @@ fn no_origin_is_given_what_another_credential_was_allowed_there() {
         scope.spawn(|| {
             for _ in 0..50_000 {
                 answer(&cache, &one, &asked, cache.changes());
-                cache.take(&entry, two.clone(), Instant::now());
+                cache.take(&entry, two.clone(), Instant::now(), || true);
             }
             ended.store(true, Ordering::Relaxed);
         });
