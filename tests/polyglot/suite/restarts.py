@@ -30,6 +30,8 @@ SPARE: Final = 2
 """How many more files or threads are none that leak: a runtime's own come and go."""
 _THREADS: Final = ("$thread", "$thread2", "$thread3")
 _RATE: Final = 50
+_TELLS: Final = 10
+"""After how many restarts it says how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ async def _restart(place: Place, clients: list[tuple[Variant, World, Driver]], r
         began = time.monotonic()
         await _watched(world, len(clients))
         slowest = max(slowest, time.monotonic() - began)
+        if number % _TELLS == _TELLS - 1:
+            print(f"{number + 1} of {runs} restarts", file=sys.stderr, flush=True)
         if number == 0:
             before = [Held.of(driver) for _, _, driver in clients]
     problems = []
