@@ -67,6 +67,13 @@ def test_the_page_marks_what_a_client_does_itself() -> None:
     assert cells_of(text)["one", "rust"] == "✔"
 
 
+def test_the_page_begins_with_a_count_by_group_and_language() -> None:
+    """What is not green is told apart there."""
+    cases = [a_case("one"), a_case("two"), a_case("three")]
+    text = page(cases, {("one", "go"): "✔", ("two", "go"): "✔", ("three", "go"): "○", ("one", "rust"): "✘"}, TABLE)
+    assert "| [cache](#cache) | 3 |  |  | 2 ✔, 1 ○ |  |  | 1 ✘ |" in text
+
+
 def test_a_page_that_is_read_is_written_the_same() -> None:
     """So that checking it is a comparison."""
     cases = [a_case("one"), a_case("two")]
