@@ -37,19 +37,21 @@ export class SharedCalls<Result> {
    * @throws BrokerError DEADLINE_EXCEEDED; the signal's reason; whatever the call fails with.
    */
   async share(word: string | symbol, { timeoutMs, signal }: Limits, run: Run<Result>): Promise<Result> {
-    const deadline = this.#clock() + timeoutMs;
+    let now = this.#clock();
+    const deadline = now + timeoutMs;
     for (;;) {
       if (this.#closed !== undefined) {
         throw this.#closed;
       }
       signal?.throwIfAborted();
       const joined = this.#calls.get(word);
-      const call = joined ?? this.#begin(word, Math.max(deadline - this.#clock(), this.#timeoutMs), run);
+      const call = joined ?? this.#begin(word, Math.max(deadline, now + this.#timeoutMs), run);
       try {
         return await call.wait(deadline, signal);
       } catch (error) {
         const isOver = error instanceof BrokerError && error.code === "DEADLINE_EXCEEDED";
-        if (!isOver || joined === undefined || deadline <= Math.max(call.endsAt, this.#clock())) {
+        now = this.#clock();
+        if (!isOver || joined === undefined || deadline <= Math.max(call.endsAt, now)) {
           throw error;
         }
       }
@@ -58,7 +60,7 @@ export class SharedCalls<Result> {
 
   /** Begins the call of a word, of which there must be none, in the background: it does not keep the process alive. */
   async follow(word: string | symbol, run: Run<Result>): Promise<Result> {
-    return this.#begin(word, this.#timeoutMs, run).follow();
+    return this.#begin(word, this.#clock() + this.#timeoutMs, run).follow();
   }
 
   /** Gives all calls up: whoever waits, or comes later, fails with `reason`. */
@@ -69,8 +71,8 @@ export class SharedCalls<Result> {
     }
   }
 
-  #begin(word: string | symbol, timeoutMs: number, run: Run<Result>): SharedCall<Result> {
-    const call = new SharedCall(this.#clock, timeoutMs, run, () => {
+  #begin(word: string | symbol, endsAt: number, run: Run<Result>): SharedCall<Result> {
+    const call = new SharedCall(this.#clock, endsAt, run, () => {
       if (this.#calls.get(word) === call) {
         this.#calls.delete(word);
       }
@@ -82,6 +84,8 @@ export class SharedCalls<Result> {
 
 /** By how much gRPC may be late with its own error of a deadline, which says more than ours. */
 const GRACE_MS = 100;
+/** Timers take no longer time, and fire at once instead. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** One call, and who waits for it. It is cancelled when the last of them has left. */
 class SharedCall<Result> {
@@ -94,16 +98,16 @@ class SharedCall<Result> {
   #waiting = 0;
 
   /** @param over is called once when there is no result to wait for any more. */
-  constructor(clock: Clock, timeoutMs: number, run: Run<Result>, over: () => void) {
+  constructor(clock: Clock, endsAt: number, run: Run<Result>, over: () => void) {
     this.#clock = clock;
     this.#over = over;
-    this.endsAt = clock() + timeoutMs;
+    this.endsAt = endsAt;
     const { signal } = this.#controller;
     this.#result = new Promise((resolve, reject) => {
       signal.addEventListener("abort", () => {
         reject(signal.reason as Error);
       });
-      run(timeoutMs, signal).finally(over).then(resolve, reject);
+      run(endsAt - clock(), signal).finally(over).then(resolve, reject);
     });
     this.#result.catch(() => undefined); // those who wait get it, and it may be that nobody does
   }
@@ -132,7 +136,7 @@ class SharedCall<Result> {
         this.#result.then(resolve, reject);
         timer = setTimeout(() => {
           reject(new BrokerError("DEADLINE_EXCEEDED", "the broker did not answer within the deadline"));
-        }, left);
+        }, Math.min(left, LONGEST_TIMER_MS));
         cancel = () => {
           reject(signal?.reason as Error);
         };

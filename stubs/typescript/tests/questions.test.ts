@@ -188,3 +188,24 @@ test("a call that is given up before it begins is not sent", async () => {
   await assert.rejects(channel.call(send, 1_000, AbortSignal.abort(new Error("mine"))), { message: "mine" });
   channel.close();
 });
+
+test("the longest deadline that is taken is no short one", async () => {
+  await using broker = await FakeBroker.start();
+  using client = clientOf(broker, { watch: false });
+  const { opened, open } = gate();
+  broker.answers = [{ after: opened }];
+  const waiting = client.authorization("inference", { timeoutMs: 2 ** 31 - 1 });
+  await until(() => broker.asked.length === 1, "asked");
+  setTimeout(open, 50);
+  assert.equal((await waiting).revision, "r1");
+});
+
+test("a deadline that passes is told in the words of gRPC, which say more than ours, and is the last error", async () => {
+  await using broker = await FakeBroker.start();
+  using client = clientOf(broker, { watch: false, timeoutMs: 200 });
+  const { opened, open } = gate();
+  broker.answers = [{ after: opened }];
+  await assert.rejects(client.authorization("inference"), { code: "DEADLINE_EXCEEDED", message: /remote_addr/ });
+  assert.equal(client.state().lastError?.code, "DEADLINE_EXCEEDED");
+  open();
+});
