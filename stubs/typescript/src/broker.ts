@@ -75,10 +75,13 @@ export class Broker {
     this.#lastError = error;
   }
 
-  /** Takes note that a stream has ended without being asked to; with the error unless it ended well. */
+  /**
+   * Takes note that a stream has ended without being asked to; with the error unless it ended well. Whatever that is, the
+   * broker is away, unless it was a word of its own.
+   */
   lost(error: BrokerError | undefined): void {
     this.#lastError = error ?? this.#lastError;
-    if (error?.code === "UNAVAILABLE" && error.reasonText === "") {
+    if (error?.reasonText === "") {
       this.#wentAway(error.message);
     }
   }

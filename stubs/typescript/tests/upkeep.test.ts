@@ -153,3 +153,14 @@ test("a value that comes while nobody has used the entry for long is not kept", 
   assert.equal(broker.actions[1]?.$case, "unsubscribe");
   assert.equal(client.state().held, 0);
 });
+
+test("a stream that fails says that the broker is away, whatever it fails with", async () => {
+  await using broker = await FakeBroker.start();
+  const { lines, logger } = keepingLog();
+  using client = clientOf(broker, { logger });
+  await client.authorization("inference");
+  await until(() => broker.streams.length === 1, "watching");
+  broker.streams[0]?.emit("error", { code: status.INTERNAL, details: "as told" });
+  await until(() => lines.length === 1, "away");
+  assert.match(lines[0] ?? "", /^warn: .*the broker is away/);
+});
