@@ -107,7 +107,9 @@ class SharedCall<Result> {
       signal.addEventListener("abort", () => {
         reject(signal.reason as Error);
       });
-      run(endsAt - clock(), signal).finally(over).then(resolve, reject);
+      run(endsAt - clock(), signal)
+        .finally(over)
+        .then(resolve, reject);
     });
     this.#result.catch(() => undefined); // those who wait get it, and it may be that nobody does
   }
@@ -134,9 +136,12 @@ class SharedCall<Result> {
     try {
       return await new Promise<Result>((resolve, reject) => {
         this.#result.then(resolve, reject);
-        timer = setTimeout(() => {
-          reject(new BrokerError("DEADLINE_EXCEEDED", "the broker did not answer within the deadline"));
-        }, Math.min(left, LONGEST_TIMER_MS));
+        timer = setTimeout(
+          () => {
+            reject(new BrokerError("DEADLINE_EXCEEDED", "the broker did not answer within the deadline"));
+          },
+          Math.min(left, LONGEST_TIMER_MS),
+        );
         cancel = () => {
           reject(signal?.reason as Error);
         };
