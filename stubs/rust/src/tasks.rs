@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,9 +21,10 @@ impl Tasks {
     }
 
     /// Runs `work` until it is done or the client ends.
-    pub(crate) fn spawn(&self, work: impl Future<Output: Send> + Send + 'static) {
+    pub(crate) fn spawn(&self, work: impl Future<Output: Send> + Send + 'static) -> AbortHandle {
         let end = self.end.clone();
-        self.running.spawn_on(async move { end.run_until_cancelled(work).await.map(drop) }, &self.runtime);
+        let work = async move { end.run_until_cancelled(work).await.map(drop) };
+        self.running.spawn_on(work, &self.runtime).abort_handle()
     }
 
     /// Waits for `work`; `None` when the client ends first.

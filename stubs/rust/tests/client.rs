@@ -3,6 +3,7 @@
 mod fake_broker;
 
 use std::collections::HashMap;
+use std::io::{ErrorKind, Read as _};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -79,6 +80,29 @@ async fn who_uses_a_closed_client_is_told_so() {
         client.stub().list_scopes(credentialbroker::v1::ListScopesRequest::default()).await.unwrap_err().code(),
         Code::Cancelled
     );
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connection_is_left_when_close_returns_also_none_that_is_being_made() {
+    // It takes connections and says nothing on them.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let authorities = std::env::temp_dir().join(format!("credentialbroker-close-{}", std::process::id()));
+    std::fs::write(&authorities, rcgen::generate_simple_self_signed([]).unwrap().cert.pem()).unwrap();
+    let mut left = 0;
+    for _ in 0..100 {
+        let client = Client::builder().address(&address).ca_file(&authorities).build().unwrap();
+        client.authorization(REQUEST.timeout(Duration::from_millis(1))).await.unwrap_err();
+        let (mut accepted, _) = listener.accept().unwrap();
+        client.close().await;
+        accepted.set_nonblocking(true).unwrap();
+        left += usize::from(
+            accepted.read_to_end(&mut Vec::new()).is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+        );
+    }
+    std::fs::remove_file(&authorities).unwrap();
+    assert_eq!(left, 0);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Status;
 
@@ -137,7 +137,6 @@ impl Replicas {
     /// Keeps a connection to every address, for ever. The name is resolved again whenever a connection is lost or fails.
     pub(crate) async fn keep(self: Arc<Self>, address: Address, connector: Connector) {
         let lost = Arc::new(Notify::new());
-        let mut tasks = JoinSet::new();
         let mut held: HashMap<Target, AbortHandle> = HashMap::new();
         let mut backoff = Backoff::of_connection();
         loop {
@@ -147,7 +146,6 @@ impl Replicas {
                     backoff.reset();
                     self.found(&found);
                     // Those of addresses that the name no longer has.
-                    while tasks.try_join_next().is_some() {}
                     held.retain(|target, task| {
                         found.contains(target) || {
                             task.abort();
@@ -157,6 +155,7 @@ impl Replicas {
                     for target in found {
                         held.entry(target.clone()).or_insert_with(|| {
                             let (replicas, connector, lost) = (Arc::clone(&self), connector.clone(), Arc::clone(&lost));
+                            let tasks = connector.tasks.clone();
                             tasks.spawn(async move { replicas.hold(&target, &connector, &lost).await })
                         });
                     }
