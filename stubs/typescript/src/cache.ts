@@ -95,8 +95,8 @@ export class Cache {
 
   /** Keeps what stands over the answers that are under way. */
   replace(key: Key, held: Held): void {
-    this.keep(key, held);
     this.#overtake((other) => isSame(other, key), false);
+    this.keep(key, held);
   }
 
   /**
@@ -105,19 +105,19 @@ export class Cache {
    * @param isRejection whether because the backend rejected it, which the answer to a report mends.
    */
   withdraw(entry: Entry, isRejection = false): void {
-    entry.withdraw();
     this.#overtake((key) => isSame(key, entry.key), !isRejection);
+    entry.withdraw(); // last: who hears of it asks at once, and that question is not overtaken
   }
 
   /** Drops the values of an identity's thread in every scope, and answers that are under way. */
   withdrawThread(identity: string, thread: string): void {
     const isMeant = (key: Key): boolean => key.thread === thread && key.identity === identity;
+    this.#overtake(isMeant, true);
     for (const entry of this.#byId.values()) {
       if (isMeant(entry.key)) {
         this.withdraw(entry);
       }
     }
-    this.#overtake(isMeant, true);
   }
 
   /** Takes an entry out, with its value, and drops answers that are under way. */

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
 
 import { Channel } from "../src/channel.js";
-import { BrokerError } from "../src/index.js";
+import { BrokerError, type Authorization } from "../src/index.js";
 import { readSettings } from "../src/settings.js";
 import { authorizationMessage, clientOf, FakeBroker, gate, until } from "./support.js";
 
@@ -208,4 +208,26 @@ test("a deadline that passes is told in the words of gRPC, which say more than o
   await assert.rejects(client.authorization("inference"), { code: "DEADLINE_EXCEEDED", message: /remote_addr/ });
   assert.equal(client.state().lastError?.code, "DEADLINE_EXCEEDED");
   open();
+});
+
+test("who dials again on the word that a connection changed asks the broker once", async () => {
+  for (const isTask of [false, true]) {
+    await using broker = await FakeBroker.start();
+    using client = clientOf(broker);
+    const { signal } = await client.connection("inference", { thread: "t" });
+    await until(() => broker.actions.length === 1, "subscribed");
+    broker.answers = [{ revision: "r2" }];
+    const again = new Promise<Authorization>((resolve, reject) => {
+      signal.addEventListener("abort", () => {
+        client.authorization("inference", { thread: "t" }).then(resolve, reject);
+      });
+    });
+    if (isTask) {
+      await client.endTask("t");
+    } else {
+      broker.send({ $case: "withdrawal", value: { reason: "WITHDRAWAL_REASON_GENERATION_CHANGED" } });
+    }
+    assert.equal((await again).revision, "r2");
+    assert.equal(broker.asked.length, 2);
+  }
 });
