@@ -15,7 +15,7 @@ final class Asked {
   /** Whether something was withdrawn that the answer may have been given before. */
   boolean overtaken;
 
-  /** Whether the broker sent a value by itself, which is newer than the answer. */
+  /** Whether the broker sent a value by itself, or to a report, which is newer than the answer. */
   boolean renewed;
 
   private Asked(Key key, long minValidity, URI origin, String rejected) {

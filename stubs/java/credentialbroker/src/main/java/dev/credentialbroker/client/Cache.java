@@ -9,6 +9,7 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.function.Predicate;
+import java.util.stream.Stream;
 
 /** What a client holds, bounded. Uses take no lock; changes take one that nobody holds for long. */
 final class Cache {
@@ -86,6 +87,10 @@ final class Cache {
       if (asked.overtaken) {
         return null;
       }
+      if (asked.isReport()) {
+        // Who asked before may yet be answered with what was rejected.
+        others(asked).forEach(other -> other.renewed = true);
+      }
       if (entry == null) {
         evicted = makeRoom();
         entry = new Entry(asked.key, Long.toString(++ids), now);
@@ -105,7 +110,10 @@ final class Cache {
     }
   }
 
-  /** Drops what a question was refused, unless the broker sent another value since. */
+  /**
+   * Drops what a question was refused, and answers that may have been given before, unless the
+   * broker sent another value since.
+   */
   void refuse(Asked asked) {
     Entry entry;
     synchronized (this) {
@@ -117,6 +125,7 @@ final class Cache {
       if (held != null && (asked.isReport() ? !asked.rejects(held) : asked.renewed)) {
         return;
       }
+      others(asked).forEach(other -> other.overtaken = true);
     }
     drop(entry);
   }
@@ -157,6 +166,10 @@ final class Cache {
       overtake(asked -> ended.test(asked.key));
     }
     dropAll(entry -> ended.test(entry.key));
+  }
+
+  private Stream<Asked> others(Asked asked) {
+    return asking.stream().filter(other -> other != asked && other.key.equals(asked.key));
   }
 
   private void overtake(Predicate<Asked> which) {

@@ -187,6 +187,29 @@ class CacheTest {
   }
 
   @Test
+  void letsNothingThatWasAskedBeforeBringBackWhatWasReported() {
+    keep("a", 0);
+    Asked question = ask("a");
+    Asked longer = ask(Asked.question(key("a"), 60 * SECOND, null));
+    Authorization better = answer("a", "better", 0);
+    assertSame(better, cache.keep(report("s"), better, 0));
+    assertSame(better, cache.keep(question, answer("a", "s", 0), 0));
+    assertNull(cache.keep(longer, answer("a", "s", 0), 0));
+    assertSame(better, cache.get(key("a")).value());
+  }
+
+  @Test
+  void letsNothingThatWasAskedBeforeBringBackWhatWasRefused() {
+    keep("a", 0);
+    Asked question = ask("a");
+    Asked ofAnother = ask("b");
+    cache.refuse(report("s"));
+    assertNull(cache.keep(question, answer("a", "s", 0), 0));
+    assertNotNull(cache.keep(ofAnother, answer("b", "s", 0), 0));
+    assertNull(cache.get(key("a")));
+  }
+
+  @Test
   void endsAThreadOfOneIdentityInEveryScope() {
     keep("a", 0);
     keep("b", 0);
