@@ -33,7 +33,7 @@ import java.util.concurrent.CompletableFuture;
  * thread interrupted. Those that return a future can be cancelled through it. Either way others who
  * wait for the same answer go on.
  *
- * <p>After {@link #close} every method fails with {@link IllegalStateException}.
+ * <p>After {@link #close} every method that asks fails with {@link IllegalStateException}.
  */
 public final class BrokerClient implements AutoCloseable {
   private final String identity;

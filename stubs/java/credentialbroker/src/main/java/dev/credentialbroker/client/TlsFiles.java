@@ -139,7 +139,7 @@ final class TlsFiles {
     return signature.verify(signed);
   }
 
-  /** What changes when a file does: a replaced one has another time, size or inode. */
+  /** What changes when a file does: a replaced one has another time, size or real path. */
   private List<Object> marks() throws IOException {
     List<Object> marks = new ArrayList<>();
     for (Path path :
