@@ -1,5 +1,6 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
+import { createSecureContext } from "node:tls";
 
 import type { experimental } from "@grpc/grpc-js";
 
@@ -104,6 +105,7 @@ function readContents({ caFile, certificateFile, privateKeyFile }: TlsPaths): Co
   }
   const certificate = naming(certificateFile, () => readFileSync(certificateFile));
   const parsed = naming(certificateFile, () => new X509Certificate(certificate));
+  naming(certificateFile, () => createSecureContext({ cert: certificate })); // which parses the chain too
   const privateKey = naming(privateKeyFile, () => readFileSync(privateKeyFile));
   const key = naming(privateKeyFile, () => createPrivateKey(privateKey));
   if (!parsed.checkPrivateKey(key)) {

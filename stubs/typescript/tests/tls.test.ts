@@ -156,3 +156,11 @@ test("a key that is not the certificate's is refused, with the names of both", (
   const paths = { caFile: one.certificate, certificateFile: one.certificate, privateKeyFile: other.key };
   assert.throws(() => new TlsFiles(paths, () => 0), /other\.key is not the private key of .*one\.crt/);
 });
+
+test("a certificate whose chain does not parse is refused with its name", () => {
+  const certificateFile = join(folder, "chain.pem");
+  const broken = "-----BEGIN CERTIFICATE-----\nanVuaw==\n-----END CERTIFICATE-----\n";
+  writeFileSync(certificateFile, readFileSync(one.certificate, "utf8") + broken);
+  const paths = { caFile: one.certificate, certificateFile, privateKeyFile: one.key };
+  assert.throws(() => new TlsFiles(paths, () => 0), /cannot use the TLS file .*chain\.pem/);
+});
