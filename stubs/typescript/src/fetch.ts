@@ -1,6 +1,6 @@
 import { setImmediate } from "node:timers/promises";
 
-import type { AuthorizationOptions } from "./client.js";
+import type { AuthorizationOptions, CallOptions } from "./client.js";
 import type { Authorization } from "./authorization.js";
 import { OriginError } from "./errors.js";
 
@@ -20,7 +20,7 @@ export interface FetchOptions extends Pick<AuthorizationOptions, "thread" | "ide
 /** What the adapter needs of a client. */
 interface Broker {
   authorization(scope: string, options: AuthorizationOptions): Promise<Authorization>;
-  reportRejected(authorization: Authorization, options: { signal?: AbortSignal }): Promise<Authorization>;
+  reportRejected(authorization: Authorization, options: CallOptions): Promise<Authorization>;
 }
 
 /**
@@ -71,7 +71,7 @@ export function brokerFetch(broker: Broker, options: FetchOptions): Fetch {
       return answer;
     }
     try {
-      const better = await broker.reportRejected(authorization, { signal });
+      const better = await broker.reportRejected(authorization, { timeoutMs, signal });
       if (again === undefined) {
         return answer;
       }

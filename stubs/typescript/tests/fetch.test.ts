@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
 
 import { BrokerClient, BrokerError, OriginError, type Fetch } from "../src/index.js";
-import { FakeBroker, Origin, type Seen } from "./support.js";
+import { FakeBroker, gate, Origin, type Seen } from "./support.js";
 
 /** Takes any credential but the first one. */
 function rejectFirst({ headers }: Seen, response: ServerResponse): void {
@@ -192,4 +192,15 @@ test("a signal ends the wait for the broker", async () => {
   await using at = await world((_, response) => response.end());
   at.broker.answers = [{ after: new Promise(() => undefined) }];
   await assert.rejects(at.fetch(at.origin.url, { signal: AbortSignal.timeout(50) }), { name: "TimeoutError" });
+});
+
+test("the report of a 401 takes no longer than a call may", async () => {
+  await using at = await world(rejectFirst);
+  const { opened, open } = gate();
+  at.broker.reports = [{ after: opened }];
+  const fetch = at.client.fetch({ origin: at.origin.url, scope: "inference", thread: "t", timeoutMs: 300 });
+  const begun = performance.now();
+  assert.equal((await fetch(at.origin.url)).status, 401);
+  assert.ok(performance.now() - begun < 5_000);
+  open();
 });
