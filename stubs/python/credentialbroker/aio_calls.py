@@ -132,10 +132,9 @@ class AioCalls:
         return answer
 
     def _note_if_cut_off(self, failure: Failure) -> None:
-        # That a time passed says nothing of the broker, and a call waits for a connection until then. On a client that
-        # watches the stream tells.
+        # A call waits for a connection until its time has passed, which alone says nothing of the broker.
         core = self._core
-        if not core.watches and failure.is_late and core.channels.current.get_state() is _CUT_OFF:
+        if failure.is_late and core.channels.current.get_state() is _CUT_OFF:
             core.health.failed(failure, time.monotonic(), away=True)
 
     async def _send(self, flight: Flight[Landed]) -> Authorization | Failure:

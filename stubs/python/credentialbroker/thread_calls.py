@@ -173,10 +173,9 @@ class ThreadCalls:
         self._landed()
 
     def _say_if_cut_off(self, failure: Failure) -> None:
-        # That a time passed says nothing of the broker, and a call waits for a connection until then. On a client that
-        # watches the stream tells.
+        # A call waits for a connection until its time has passed, which alone says nothing of the broker.
         core = self._core
-        if core.watches or core.is_closed or not failure.is_late:
+        if core.is_closed or not failure.is_late:
             return
         if _state(core.channels.current) is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
             with core.lock:
@@ -188,10 +187,10 @@ def _state(channel: grpc.Channel) -> grpc.ChannelConnectivity | None:
     # gRPC has no other public way to a channel's state. It tells at once, in a thread of its own.
     told: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
     tell = told.put
-    channel.subscribe(tell)
     try:
+        channel.subscribe(tell)
         return told.get(timeout=_TELL_SECONDS)
-    except queue.Empty:
+    except (RuntimeError, queue.Empty):  # there is no thread to be had now, or none of its turns
         return None
     finally:
         channel.unsubscribe(tell)

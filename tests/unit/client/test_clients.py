@@ -267,6 +267,8 @@ async def test_a_grpc_call_whose_headers_are_cancelled_ends(broker: SmallBroker)
         for task in asyncio.all_tasks() - before:
             task.cancel()
         assert isinstance(await asyncio.wait_for(asyncio.wrap_future(told), 5), RuntimeError)
+        broker.gate.set()
+        assert (await client.authorization("inference", "t", timeout=5)).revision  # nobody joins what was cancelled
 
 
 FORKS_AT_ONCE = """
@@ -361,3 +363,20 @@ def test_times_are_of_the_moment_of_receipt() -> None:
     held = authorization(received=time.monotonic(), lifetime=60.0)
     assert 59.0 < held.expires_in() <= 60.0
     assert 29.0 < held.refresh_in() <= 30.0
+
+
+@pytest.mark.parametrize("watch", [True, False])
+async def test_who_waits_for_a_broker_that_cannot_be_reached_has_it_logged(
+    broker: SmallBroker, caplog: pytest.LogCaptureFixture, watch: bool
+) -> None:
+    """Though no stream was opened that would tell; a time that passes while it is there says nothing."""
+    broker.gate.clear()
+    for address, said in ((broker.address, []), (f"unix:///nowhere/{os.getpid()}", ["the broker is away"])):
+        caplog.clear()
+        with Client(address, watch=watch) as client, pytest.raises(BrokerError):
+            client.authorization("inference", "t", timeout=0.3)
+        async with AsyncClient(address, watch=watch) as tasks:
+            with pytest.raises(BrokerError):
+                await tasks.authorization("inference", "t", timeout=0.3)
+        told = [one.getMessage() for one in caplog.records if one.name == "credentialbroker"]
+        assert [text.partition(" (")[0] for text in told] == said * 2
