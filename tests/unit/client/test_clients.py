@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from credentialbroker.aio import AsyncClient
-from credentialbroker.authorization import Authorization
+from credentialbroker.authorization import Authorization, Key
 from credentialbroker.channels import Channels
 from credentialbroker.client import Client
 from credentialbroker.errors import BrokerError, ClosedError
@@ -82,6 +82,17 @@ async def test_cancelling_a_task_cancels_nothing_of_another(broker: SmallBroker)
         broker.gate.set()
         assert (await second).revision == "r1"
     assert len(broker.calls) == 1
+
+
+async def test_nobody_joins_a_refresh_whose_task_was_cancelled(broker: SmallBroker) -> None:
+    """As by a program that cancels all tasks of its loop: nobody waits for it who would find out, and the next asks."""
+    broker.gate.clear()
+    async with AsyncClient(broker.address) as client:
+        client._calls.refresh(Key("", "inference", "t"))
+        await eventually(lambda: len(broker.calls) == 1)
+        next(task for task in asyncio.all_tasks() if task.get_name() == "credentialbroker-call").cancel()
+        broker.gate.set()
+        assert (await client.authorization("inference", "t", timeout=5)).revision
 
 
 def test_closing_ends_who_waits(broker: SmallBroker) -> None:
@@ -267,8 +278,6 @@ async def test_a_grpc_call_whose_headers_are_cancelled_ends(broker: SmallBroker)
         for task in asyncio.all_tasks() - before:
             task.cancel()
         assert isinstance(await asyncio.wait_for(asyncio.wrap_future(told), 5), RuntimeError)
-        broker.gate.set()
-        assert (await client.authorization("inference", "t", timeout=5)).revision  # nobody joins what was cancelled
 
 
 FORKS_AT_ONCE = """
