@@ -95,9 +95,7 @@ export class Authorization {
 
   /** Puts all headers into `headers`, each in the place of any of its name. */
   applyTo(headers: Headers): void {
-    for (const { name, value } of this.headers) {
-      headers.set(name, value);
-    }
+    setAll(this.headers, headers);
   }
 
   /**
@@ -106,5 +104,16 @@ export class Authorization {
    */
   toRecord(): Record<string, string> {
     return Object.fromEntries(this.headers.map(({ name, value }) => [name, value]));
+  }
+}
+
+/** Puts headers in the place of any of their names. What refuses a value would name it in its error: a secret. */
+export function setAll(headers: readonly Header[], into: { set(name: string, value: string): unknown }): void {
+  for (const { name, value } of headers) {
+    try {
+      into.set(name, value);
+    } catch {
+      throw new TypeError(`the header ${name} that the broker gave holds what no header may hold`);
+    }
   }
 }

@@ -1,7 +1,7 @@
 import { CallCredentials, Metadata, status, type ChannelCredentials } from "@grpc/grpc-js";
 
 import type { AuthorizationOptions } from "./client.js";
-import type { Authorization } from "./authorization.js";
+import { setAll, type Authorization } from "./authorization.js";
 import { BrokerError } from "./errors.js";
 import { isRefusal } from "./lifetimes.js";
 
@@ -59,9 +59,7 @@ class BrokerCallCredentials extends CallCredentials {
     const metadata = new Metadata();
     try {
       const { headers } = await this.#broker.authorization(this.#scope, this.#options);
-      for (const { name, value } of headers) {
-        metadata.set(name, value);
-      }
+      setAll(headers, metadata);
     } catch (error) {
       const mayPass = error instanceof BrokerError && !isRefusal(error.code);
       throw failure(

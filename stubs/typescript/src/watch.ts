@@ -94,10 +94,13 @@ export class Watch {
 
   #open(): void {
     const subscriptions = [...this.#owner.subscriptions()];
+    const previous = this.#current;
     if (subscriptions.length === 0) {
+      // The first to come opens it. One that is closing takes nobody any more.
+      previous?.finish();
+      this.#current = undefined;
       return;
     }
-    const previous = this.#current;
     const stream = new Stream(this.#broker.watch(), this.#owner, this.#silenceMs, {
       closing: (retryDelayMs) => {
         if (stream === this.#current) {

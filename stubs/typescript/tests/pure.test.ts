@@ -2,7 +2,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import { Metadata } from "@grpc/grpc-js";
+
 import { parseAddress } from "../src/address.js";
+import { Header, setAll } from "../src/authorization.js";
 import { Cache } from "../src/cache.js";
 import type { Held } from "../src/entry.js";
 import { Backoff, isRefusal, Lifetime } from "../src/lifetimes.js";
@@ -178,4 +181,17 @@ test("a cache that was closed keeps nothing that comes late", () => {
   cache.close(new Error("closed"));
   cache.keep({ identity: "", scope: "inference", thread: "" }, {} as Held);
   assert.equal(cache.size, 0);
+});
+
+test("a value that no header may hold is refused without being named", () => {
+  const headers = [new Header("authorization", "secret\nvalue", true)];
+  for (const into of [new Headers(), new Metadata()]) {
+    assert.throws(
+      () => {
+        setAll(headers, into);
+      },
+      (error: Error) =>
+        error instanceof TypeError && error.message.includes("authorization") && !error.message.includes("secret"),
+    );
+  }
 });

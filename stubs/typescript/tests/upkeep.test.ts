@@ -46,6 +46,19 @@ test("without a watch it is told while somebody still waits that the broker cann
   assert.equal(lines.length, 2);
 });
 
+test("who comes after a stream without subscriptions was closing is watched on another", async () => {
+  await using broker = await FakeBroker.start();
+  using client = clientOf(broker);
+  await client.authorization("inference");
+  await until(() => broker.actions.length === 1, "subscribed");
+  broker.send({ $case: "error", value: { status: errorStatus(status.PERMISSION_DENIED) } });
+  await until(() => client.state().held === 0, "dropped");
+  broker.send({ $case: "closing", value: { retryDelay: undefined } });
+  await sleep(500); // longer than the wait for the next stream, which has nobody
+  await client.authorization("inference", { thread: "new" });
+  await until(() => broker.streams.length === 2, "another stream");
+});
+
 test("a hundred restarts of the broker leave nothing behind, and fail nobody who holds a value", async () => {
   await using broker = await FakeBroker.start();
   using client = clientOf(broker);
