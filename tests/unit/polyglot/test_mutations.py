@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.polyglot.languages import ROOT, Command, Language
+from tests.polyglot.languages import NAMES, ROOT, Command, Language
 from tests.polyglot.suite import lanes, mutations
 from tests.polyglot.suite.cases import Case
+from tests.polyglot.suite.cases import load as load_cases
 from tests.polyglot.suite.matrix import Matrix, Outcome, Result
 from tests.polyglot.suite.mutations import Mutation, MutationError, chosen, load
 
@@ -30,6 +31,12 @@ def case(name: str, group: str) -> Case:
 
 
 CASES = [case("cache-hit", "cache"), case("cache-members", "cache"), case("tasks-of-an-identity", "cache")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_language_has_a_defect_for_each_group_that_fits_its_client_as_it_is(name: str) -> None:
+    """Whoever changes a line that one of them is put into learns it now, not when all are tried."""
+    assert load(name, load_cases())
 
 
 def written(folder: Path, text: str) -> Path:
