@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.polyglot.languages import Command
+from tests.polyglot.languages import ROOT, Command
 from tests.polyglot.suite import cases, driver, lanes
 from tests.polyglot.suite.matrix import Matrix, Outcome
 
@@ -83,6 +83,18 @@ async def test_a_driver_that_is_of_no_use(tmp_path: Path, fault: str, text: str)
     matrix = await run(tmp_path, *HIT, fault=fault)
     assert [one.outcome for one in matrix.results] == [Outcome.RED]
     assert text in matrix.results[0].text
+
+
+async def test_an_answer_that_comes_after_its_case_was_over(tmp_path: Path) -> None:
+    """Is nobody's: the driver goes on for the cases that share it."""
+    command = Command(words=(sys.executable, "-m", "tests.support.fake_driver", "late"))
+    async with driver.Driver(command, tree=ROOT, folder=tmp_path) as late:
+        _, asking = late.begin({"do": "authorization", "client": "main"})
+        await late.ask({"do": "hello"})
+        asking.cancel()
+        assert (await late.ask({"do": "http", "adapter": "one"})).ok == {"status": 200, "body": "one"}
+        assert not late.has_ended
+    assert asking.cancelled()
 
 
 async def test_a_driver_that_does_not_end(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@ A driver for tests of the conformance suite: `python -m tests.support.fake_drive
 
 It speaks the drivers' protocol with a client of a few lines, which keeps what it was given for ever. A fault makes it
 misbehave in one way: `forget` (asks each time), `hang` (never answers an authorization), `crash` (exits instead),
-`babble` (says what is not JSON), `linger` (does not end when its input does).
+`babble` (says what is not JSON), `linger` (does not end when its input does), `late` (answers an authorization when it
+is told to do `http`, before that).
 """
 
 import json
@@ -21,6 +22,7 @@ from grpc_status import rpc_status
 
 FAULT = sys.argv[1] if len(sys.argv) > 1 else ""
 _SPEAKING = threading.Lock()
+LATE, SAID = threading.Event(), threading.Event()
 
 
 class Client:
@@ -68,12 +70,18 @@ def answer(command: dict[str, Any]) -> dict[str, Any]:
             CLIENTS.pop(command["client"]).close()
             return {}
         case "http":
+            if FAULT == "late":
+                LATE.set()
+                SAID.wait()
             return {"status": 200, "body": command["adapter"]}
     if FAULT == "crash":
         print("out of luck", file=sys.stderr, flush=True)
         os._exit(3)
     if FAULT == "hang":
         time.sleep(3600)
+    if FAULT == "late":
+        LATE.wait()
+        return {}
     if FAULT == "babble":
         say("this is no answer")
     return CLIENTS[command["client"]].authorization(command)
@@ -97,6 +105,8 @@ def serve(line: str) -> None:
             }
         }
     say(json.dumps({"id": command["id"], **reply}))
+    if command["do"] == "authorization":
+        SAID.set()
 
 
 def say(line: str) -> None:

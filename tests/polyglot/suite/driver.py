@@ -178,10 +178,11 @@ class Driver:
                 await pipe.drain()
             reply = await asyncio.wait_for(waiting, seconds)
         except TimeoutError:
-            self._given_up.add(number)
             raise DriverError(f"{members['do']} was not answered within {seconds:.0f} s{self._logged()}") from None
         finally:
             del self._waiting[number]
+            if not waiting.done() or waiting.cancelled():  # its time was up, or the case over that began it
+                self._given_up.add(number)
         now = time.monotonic()
         return Answer(number, reply.get("ok"), reply.get("error"), now - began, now)
 
