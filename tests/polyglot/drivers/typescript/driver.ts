@@ -1,6 +1,5 @@
 // Does what the conformance suite tells it with the TypeScript client: see ../../README.md for the protocol.
 
-import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
@@ -365,7 +364,8 @@ const doers: Record<string, (command: Command) => object | Promise<object>> = {
     const connection = connectionOf(command);
     const waitMs = milliseconds(command, "wait") ?? 0;
     if (!connection.changed && waitMs > 0) {
-      await once(AbortSignal.any([connection.signal, AbortSignal.timeout(waitMs)]), "abort");
+      // Not AbortSignal.any with a time-out, which Node may collect before it fires (nodejs/node#57736).
+      await sleep(waitMs, undefined, { signal: connection.signal }).catch(() => undefined);
     }
     if (connection.signal.reason instanceof ClosedError) {
       throw connection.signal.reason;
