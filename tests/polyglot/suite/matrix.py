@@ -1,7 +1,7 @@
 """The results: cases by variants of languages, in a terminal, as JSON, and kept in docs/conformance.md."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -183,20 +183,19 @@ def page(cases: Sequence[Case], cells: Mapping[tuple[str, str], str], contract: 
         f"✔ green, ✘ red, - skipped, ○ the language has no such thing; {_SUPPLIED} the language's gRPC has no such thing, its client does it itself.",
         "",
     ]
-    groups = dict.fromkeys(case.group for case in cases)
+    groups: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[case.group].append(case)
     heads = " | ".join(_SHORT[name] for name in COLUMNS)
     lines += [f"| group | cases | {heads} |", f"|---|---|{'---|' * len(COLUMNS)}"]
-    for group in groups:
-        names = [case.name for case in cases if case.group == group]
-        columns = (Counter(cells.get((name, column), _NOT_RUN) for name in names) for column in COLUMNS)
+    for group, own_cases in groups.items():
+        columns = (Counter(cells.get((case.name, column), _NOT_RUN) for case in own_cases) for column in COLUMNS)
         counts = (", ".join(f"{counts[sign]} {sign}" for sign in _SIGNS.values() if counts[sign]) for counts in columns)
-        lines.append(f"| [{group}](#{group}) | {len(names)} | {' | '.join(counts)} |")
+        lines.append(f"| [{group}](#{group}) | {len(own_cases)} | {' | '.join(counts)} |")
     lines.append("")
-    for group in groups:
+    for group, own_cases in groups.items():
         lines += [f"## {group}", "", f"| case | behaviour | {heads} |", f"|---|---|{'---|' * len(COLUMNS)}"]
-        for case in cases:
-            if case.group != group:
-                continue
+        for case in own_cases:
             own = supplied[case.supplies] if case.supplies is not None else set()
             signs = [
                 cells.get((case.name, name), _NOT_RUN) + (_SUPPLIED if name.partition("-")[0] in own else "")
